@@ -1,0 +1,211 @@
+"""One JSON object a line: what `prismtop watch --json` writes.
+
+Every line has `v` (schema version, 1) and `type`. A key that is absent is a value that this engine does not
+expose; nothing is ever filled in with 0. Times are Unix microseconds (`t_us`, three decimals), lengths are
+microseconds.
+
+| type | when |
+|---|---|
+| session | first line: engine, version, targets, hooks, cost of the attach |
+| batch | one engine iteration |
+| request | a request finished |
+| state | the attach state or the set of installed hooks changed |
+| lost | records were overwritten before they could be read, since the previous such line |
+| warning | a sentence that a person should read |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from prismtop import __version__
+from prismtop.model import Batch, Clock, Frame, HookStatus, Lost, ProbeCost, Request, Target, Workload
+from prismtop.safe_text import safe_text
+
+SCHEMA = 1
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_WORKLOAD_FIELDS = tuple(f.name for f in fields(Workload) if f.name != "sampled")
+
+
+def batch_line(batch: Batch, clock: Clock) -> str:
+    """One batch: start, duration and period in microseconds, stages (exclusive host time), workload."""
+    line: dict[str, object] = {"pid": batch.pid}
+    if batch.rank is not None:
+        line["rank"] = batch.rank
+    line.update(engine=safe_text(batch.engine), seq=batch.seq)
+    line.update(t_us=batch.start_ns, dur_us=_us(batch.duration_ns))
+    if batch.period_ns is not None:
+        line["period_us"] = _us(batch.period_ns)
+    line.update(mode=batch.mode.value, origin=batch.origin.value)
+    line["stages"] = {name: _us(ns) for name, ns in batch.stage_ns().items()}
+    line["workload"] = _workload(batch.workload)
+    if batch.ranks:
+        line["ranks"] = [
+            {"rank": r.rank, "pid": r.pid, "pre_collective_us": _us(r.pre_collective_ns)} for r in batch.ranks
+        ]
+    if batch.idle_ns:
+        line["idle_us"] = _us(batch.idle_ns)
+    if batch.suspect:
+        line["suspect"] = safe_text(batch.suspect)
+    return _line("batch", line, clock)
+
+
+def request_line(request: Request, clock: Clock) -> str:
+    """One finished request: time to first token, time per output token, tokens."""
+    line: dict[str, object] = {"t_us": request.finished_ns}
+    if request.ttft_ns is not None:
+        line["ttft_us"] = _us(request.ttft_ns)
+    if request.tpot_ns is not None:
+        line["tpot_us"] = _us(request.tpot_ns)
+    if request.prompt_tokens is not None:
+        line["prompt_tokens"] = request.prompt_tokens
+    if request.output_tokens is not None:
+        line["output_tokens"] = request.output_tokens
+    return _line("request", line, clock)
+
+
+def session_line(frame: Frame) -> str:
+    """What is being watched, and how: the first line of a stream."""
+    group = frame.group
+    line: dict[str, object] = {
+        "prismtop": __version__,
+        "t_us": frame.time_ns,
+        "engine": safe_text(group.engine),
+    }
+    if group.version is not None:
+        line["version"] = safe_text(group.version)
+    line["pids"] = [member.id.pid for member in group.members]
+    line["targets"] = [target_object(member) for member in group.members]
+    line["state"] = frame.state.value
+    if frame.note:
+        line["note"] = safe_text(frame.note)
+    line["hooks"] = hook_objects(frame.hooks)
+    line["cost"] = cost_objects(frame.costs)
+    return _line("session", line, frame.clock)
+
+
+def state_line(frame: Frame) -> str:
+    """The attach state and the hooks as they are now."""
+    line: dict[str, object] = {"t_us": frame.time_ns, "state": frame.state.value}
+    if frame.note:
+        line["note"] = safe_text(frame.note)
+    line["hooks"] = hook_objects(frame.hooks)
+    line["cost"] = cost_objects(frame.costs)
+    return _line("state", line, frame.clock)
+
+
+def lost_line(delta: Lost) -> str:
+    """What was lost since the previous such line. `count` is records that were overwritten unread."""
+    line: dict[str, object] = {"count": delta.records}
+    if delta.torn:
+        line["torn"] = delta.torn
+    if delta.batches:
+        line["batches"] = delta.batches
+    return _line("lost", line)
+
+
+def warning_line(text: str) -> str:
+    """A sentence that a person should read."""
+    return _line("warning", {"text": safe_text(text)})
+
+
+def target_object(target: Target) -> dict[str, object]:
+    """One process, as in `prismtop list --json`; what could not be found out is absent."""
+    made: dict[str, object] = {
+        "pid": target.id.pid,
+        "start_time": target.id.start_time,
+        "engine": safe_text(target.engine),
+        "role": safe_text(target.role),
+        "probed": target.probed,
+        "title": safe_text(target.title),
+    }
+    if target.version is not None:
+        made["version"] = safe_text(target.version)
+    if target.model is not None:
+        made["model"] = safe_text(target.model)
+    if target.ranks:
+        made["ranks"] = {safe_text(kind): rank for kind, rank in target.ranks}
+    if target.ports:
+        made["ports"] = list(target.ports)
+    if target.parent is not None:
+        made["parent"] = target.parent.pid
+    if target.ns_pid is not None and target.ns_pid != target.id.pid:
+        made["ns_pid"] = target.ns_pid
+    if target.python is not None:
+        made["python"] = ".".join(map(str, target.python))
+    if target.free_threaded is not None:
+        made["free_threaded"] = target.free_threaded
+    if target.probed:
+        made["way_in"] = target.way_in
+        if target.refusal:
+            made["refusal"] = safe_text(target.refusal)
+    if target.user:
+        made["user"] = safe_text(target.user)
+    return made
+
+
+def hook_objects(hooks: Sequence[HookStatus]) -> list[dict[str, object]]:
+    """Hooks with the mechanism that observes them, or the reason why nothing does."""
+    made = []
+    for hook in hooks:
+        entry: dict[str, object] = {"hook": safe_text(hook.hook), "pid": hook.pid}
+        if hook.stage:
+            entry["stage"] = safe_text(hook.stage)
+        if hook.mechanism:
+            entry["mechanism"] = hook.mechanism
+        if hook.reason:
+            entry["reason"] = safe_text(hook.reason)
+        made.append(entry)
+    return made
+
+
+def cost_objects(costs: Iterable[ProbeCost]) -> list[dict[str, object]]:
+    """What the probe takes from each target, as it measured it itself."""
+    made = []
+    for cost in costs:
+        entry: dict[str, object] = {"pid": cost.pid}
+        for name in ("attach_us", "setup_us", "per_event_ns", "events_per_s"):
+            value = getattr(cost, name)
+            if value is not None:
+                entry[name] = round(value, 1)
+        if cost.share is not None:
+            entry["share"] = round(cost.share, 6)
+        if cost.dropped:
+            entry["dropped"] = [safe_text(name) for name in cost.dropped]
+        made.append(entry)
+    return made
+
+
+def document(kind: str, content: dict[str, object]) -> str:
+    """A whole command's answer as one line, with the schema version and `kind` in front."""
+    return _line(kind, content)
+
+
+def _line(kind: str, content: dict[str, object], clock: Clock | None = None) -> str:
+    """Encode one line. With a clock, `t_us` is a CLOCK_MONOTONIC time in ns and is written as wall time."""
+    text = _encode({"v": SCHEMA, "type": kind, **content})
+    if clock is None:
+        return text
+    # A double cannot hold 16 digits and three decimals, so this number is written from the integer.
+    mono_ns = content["t_us"]
+    assert isinstance(mono_ns, int)
+    us, rest = divmod(mono_ns + clock.wall_minus_mono_ns, 1000)
+    return text.replace(f'"t_us":{mono_ns}', f'"t_us":{us}.{rest:03d}', 1)
+
+
+def _workload(workload: Workload) -> dict[str, object]:
+    made: dict[str, object] = {}
+    for name in _WORKLOAD_FIELDS:
+        value = getattr(workload, name)
+        if value is not None:
+            made[name] = round(value, 4) if isinstance(value, float) else value
+    if workload.sampled:
+        made["sampled"] = sorted(workload.sampled)
+    return made
+
+
+def _us(ns: int) -> float:
+    return round(ns / 1000, 1)

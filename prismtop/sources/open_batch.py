@@ -1,0 +1,193 @@
+"""A batch that is being put together, and the records of one thread that wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prismtop.probe import agent
+from prismtop.sources.hook_code import HookPlan
+from prismtop.sources.ring import Record
+from prismtop.sources.stages import Span, union
+
+MAX_WAITING = 512
+REACH_NS = 20_000_000
+"""What ended longer than this before a batch's first stage is not part of it."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One probed process as the assembler sees it: its hooks by their number in the ring."""
+
+    pid: int
+    role: str
+    rank: int | None
+    plans: Mapping[int, HookPlan]
+
+
+@dataclass
+class OpenBatch:
+    """What is known of a batch so far. Times are CLOCK_MONOTONIC ns.
+
+    Attributes:
+        key: of the engine's batch object, or of its launch; `agent.MISSING` without keys.
+        opened_ns: start of the opening call.
+        launch_ns: start of the launching call; None until its record came.
+        settle_start_ns, settle_ns: start and end of the settling call.
+        idle_ns: time that the engine had nothing to do before.
+        after_loss: a batch before it was given up, so there is no period.
+        led: per worker process, the end of its launching call for this batch.
+        followed: (process, hook) pairs whose ordered call for this batch was found.
+        done: it was handed out; what comes now is too late.
+    """
+
+    key: int
+    opened_ns: int
+    values: dict[str, int] = field(default_factory=dict)
+    capped: set[str] = field(default_factory=set)
+    spans: list[Span] = field(default_factory=list)
+    launch_ns: int | None = None
+    settle_start_ns: int | None = None
+    settle_ns: int | None = None
+    idle_ns: int = 0
+    after_loss: bool = False
+    suspect: str = ""
+    led: dict[int, int] = field(default_factory=dict)
+    followed: set[tuple[int, int]] = field(default_factory=set)
+    done: bool = False
+
+    def add(self, process: Process, plan: HookPlan, record: Record) -> None:
+        """Take the values of a record, and its interval if its hook measures a stage."""
+        hook = plan.hook
+        flags = record[3] >> 16
+        values = self.values
+        for name, at in plan.values:
+            value = record[at]
+            if value != agent.MISSING and name not in values:
+                values[name] = value
+                if flags & agent.FLAG_CAPPED and name in plan.per_request:
+                    self.capped.add(name)
+        if flags & agent.FLAG_RAISED:
+            self.suspect = f"{hook.name} raised an exception"
+        if hook.stage and hook.stage != "idle":
+            suspended = 0
+            if hook.kind in agent.KIND_SUSPENDS and record[15] != agent.MISSING:
+                suspended = record[15]
+            self.spans.append(
+                Span(
+                    hook.stage,
+                    hook.name,
+                    record[1],
+                    record[2],
+                    suspended,
+                    process.pid,
+                    record[4],
+                    process.rank,
+                )
+            )
+
+
+@dataclass
+class ThreadLine:
+    """Records of one thread that wait for the keyed record that they belong to.
+
+    Attributes:
+        waiting: in the order in which the calls ended.
+        last: batch of the last keyed record.
+        busy: what ran since the last idle record, (start, end) in ns.
+    """
+
+    process: Process
+    waiting: list[tuple[HookPlan, Record]] = field(default_factory=list)
+    last: OpenBatch | None = None
+    busy: list[tuple[int, int]] = field(default_factory=list)
+
+    def wait(self, plan: HookPlan, record: Record) -> None:
+        """Keep a record until the keyed one that it belongs to; beyond `MAX_WAITING` the oldest are lost."""
+        self.waiting.append((plan, record))
+        if len(self.waiting) > MAX_WAITING:
+            del self.waiting[: MAX_WAITING // 2]
+
+    def claim(self, batch: OpenBatch, plan: HookPlan, record: Record) -> bool:
+        """Add a keyed record and what it encloses to `batch`, and what came before it to the batch before.
+
+        Returns whether something came too late for the batch before.
+        """
+        late = False
+        if self.waiting:
+            kept = []
+            before = self.last
+            for waiting_plan, waiting in self.waiting:
+                if waiting[1] >= record[1]:
+                    batch.add(self.process, waiting_plan, waiting)
+                elif waiting_plan.hook.belongs != "enclosing":
+                    kept.append((waiting_plan, waiting))
+                elif before is not None:
+                    before.add(self.process, waiting_plan, waiting)
+                    late = late or before.done
+            self.waiting = kept
+        self.last = batch
+        batch.add(self.process, plan, record)
+        return late
+
+    def open(self, batch: OpenBatch, record: Record) -> None:
+        """Add to `batch` what waited for the next opening call, `record`. What ended long before the first
+        stage, such as what was received while the engine could do nothing with it, is not part of it."""
+        begin, kept = record[1], []
+        for plan, waiting in reversed(self.waiting):
+            if plan.hook.belongs != "next":
+                kept.append((plan, waiting))
+            elif waiting[2] >= begin - REACH_NS:
+                batch.add(self.process, plan, waiting)
+                if plan.hook.stage != "recv":
+                    begin = min(begin, waiting[1])
+        kept.reverse()
+        self.waiting = kept
+
+    def settle(self, batch: OpenBatch) -> None:
+        """Add to `batch` what waited for the settling call."""
+        kept = []
+        for plan, waiting in self.waiting:
+            if plan.hook.belongs == "settle":
+                batch.add(self.process, plan, waiting)
+            else:
+                kept.append((plan, waiting))
+        self.waiting = kept
+
+    def idle(self, record: Record) -> int:
+        """Time of an idle record in which nothing ran, in ns. What waited for a batch has none."""
+        start, end = record[1], record[2]
+        inside = [span for span in self.busy if start <= span[0] and span[1] <= end]
+        self.busy.clear()
+        if self.waiting:
+            since = max(start + 1, end - REACH_NS)
+            self.waiting = [
+                pair for pair in self.waiting if pair[0].hook.belongs != "next" or pair[1][2] >= since
+            ]
+        if inside:
+            end -= sum(b - a for a, b in (union(inside) if len(inside) > 1 else inside))
+        return max(0, end - start)
+
+    def forget(self, record: Record, *, settles: bool = False) -> None:
+        """A keyed record whose batch is not known: what it encloses has none either, and nothing after it
+        belongs to the batch before.
+
+        Args:
+            settles: it is a settle, so what waited for one goes with it.
+        """
+        before, self.last = self.last, None
+        kept = []
+        for plan, waiting in self.waiting:
+            if waiting[1] >= record[1]:
+                continue
+            if plan.hook.belongs == "enclosing":
+                if before is not None:
+                    before.add(self.process, plan, waiting)
+            elif not (settles and plan.hook.belongs == "settle"):
+                kept.append((plan, waiting))
+        self.waiting = kept
+
+
+def plan_values(plan: HookPlan, record: Record) -> dict[str, int]:
+    """Values of a record by name, without the key and without those that are missing."""
+    return {name: record[at] for name, at in plan.values if record[at] != agent.MISSING}

@@ -1,0 +1,52 @@
+"""What a source of batches hands to the session: live or, later, replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from prismtop.model import (
+    AttachState,
+    Batch,
+    Clock,
+    EngineMetrics,
+    Group,
+    HookStatus,
+    Lost,
+    ProbeCost,
+    ProcessId,
+    Request,
+)
+from prismtop.sources.requests import FirstToken
+
+
+@dataclass(frozen=True)
+class SourceTick:
+    """Everything new since the last poll; the fields are those of `Frame`."""
+
+    time_ns: int
+    state: AttachState
+    note: str = ""
+    batches: tuple[Batch, ...] = ()
+    first_tokens: tuple[FirstToken, ...] = ()
+    requests: tuple[Request, ...] = ()
+    hooks: tuple[HookStatus, ...] = ()
+    costs: tuple[ProbeCost, ...] = ()
+    lost: Lost = field(default_factory=Lost)
+    metrics: EngineMetrics = field(default_factory=EngineMetrics)
+    warnings: tuple[str, ...] = ()
+    target_states: Mapping[ProcessId, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    group: Group
+    clock: Clock
+
+    def poll(self) -> SourceTick:
+        """What is new. Never blocks for longer than a few milliseconds."""
+
+    def close(self) -> tuple[str, ...]:
+        """Let go of the target; sentences about what is still there. Idempotent."""
