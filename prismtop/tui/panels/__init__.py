@@ -1,0 +1,1 @@
+"""Panels: pure functions from a `Frame` and a width to `Line`s."""
