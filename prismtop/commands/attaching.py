@@ -1,0 +1,54 @@
+"""From a group of processes to a running session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prismtop.commands.choose import Profiles, describe
+from prismtop.commands.context import Context
+from prismtop.model import Group
+
+if TYPE_CHECKING:
+    from prismtop.session import Session
+
+
+def open_session(context: Context, group: Group, profiles: Profiles, *, figures: bool = True) -> Session:
+    """Attach to every probed member of `group`, or to none of them.
+
+    Raises:
+        PrismtopError: with the cause and the fix; nothing is left in any process then.
+    """
+    from prismtop.session import Session
+    from prismtop.sources.live import AttachOptions, attach
+
+    settings = context.settings
+    options = AttachOptions(
+        allow_gdb=settings.allow_gdb or _gdb_agreed(context, group),
+        budget=settings.probe_budget,
+        lease_s=settings.lease_s,
+        external_only=settings.external_only,
+        metrics=settings.metrics,
+        metrics_interval_s=settings.metrics_interval_s,
+        timeout_s=settings.attach_timeout_s,
+    )
+    with context.report.status(f"attaching to {describe(group)}"):
+        update: Callable[[str], None] = context.report.update
+        source = attach(group, profiles.get(group.engine), options, update)
+    return Session(source, history=settings.history, window_s=settings.window_s, figures=figures)
+
+
+def _gdb_agreed(context: Context, group: Group) -> bool:
+    """Whether gdb is the only full way in, and the person at the terminal accepts its pause."""
+    from prismtop.attach.preflight import WayIn, preflight
+
+    closed = [member for member in group.probed if member.way_in == "external"]
+    if context.settings.external_only or not closed:
+        return False
+    if any(preflight(member.id.pid, allow_gdb=True).best is not WayIn.GDB for member in closed):
+        return False
+    return bool(
+        context.report.confirm(
+            f"the only way into {describe(group)} is gdb, which pauses it for 0.2 to 4 s. Use gdb?"
+        )
+    )

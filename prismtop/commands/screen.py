@@ -1,0 +1,55 @@
+"""`prismtop`: find the engine, attach, open the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prismtop.commands.attaching import open_session
+from prismtop.commands.choose import (
+    Profiles,
+    named_group,
+    nothing_found,
+    profiles_in_use,
+    running_groups,
+    several_found,
+)
+from prismtop.commands.context import Context, closing_session
+from prismtop.errors import EXIT_OK, UsageError
+from prismtop.model import Group
+
+
+def run(context: Context, pids: Sequence[int]) -> int:
+    """Open the screen on the engine that `pids` name, on the only one, or on the one that is picked."""
+    profiles = profiles_in_use()
+    if pids:
+        group: Group | None = named_group(pids, profiles)
+    else:
+        groups = running_groups(context, profiles)
+        if not groups:
+            raise nothing_found(profiles)
+        group = groups[0] if len(groups) == 1 else _pick(context, groups)
+    if group is None:
+        return EXIT_OK
+    if not context.interactive:
+        raise UsageError(
+            "the screen needs a terminal.", fix="Use `prismtop watch` for a table, `--json` for JSON lines."
+        )
+    return open_screen(context, group, profiles)
+
+
+def open_screen(context: Context, group: Group, profiles: Profiles) -> int:
+    """Attach to `group`, show it until the person quits, detach."""
+    from prismtop.tui.app import run_app
+
+    session = open_session(context, group, profiles)
+    with closing_session(context, session):
+        return run_app(session, settings=context.settings)
+
+
+def _pick(context: Context, groups: Sequence[Group]) -> Group | None:
+    """The group that the person picks; None when they leave the picker."""
+    if not context.interactive:
+        raise several_found(groups)
+    from prismtop.tui.picker import pick_group
+
+    return pick_group(groups, settings=context.settings)
