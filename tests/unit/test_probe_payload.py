@@ -1,0 +1,120 @@
+"""The text that an injection runs: complete, for the right Python, and one probe at a time."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import subprocess
+import sys
+from importlib.util import MAGIC_NUMBER
+from pathlib import Path
+
+import pytest
+
+from prismtop.probe import agent
+from prismtop.sources import payload
+from prismtop.sources.hook_code import HookPlan, plan_hook
+from prismtop.targets.profile import Hook
+
+HERE = sys.version_info[:3]
+TARGET = """
+import sys, types
+engine = types.ModuleType("engine"); sys.modules["engine"] = engine
+exec("class Engine:\\n    def step(self): return 1\\n    def other(self): return 2", engine.__dict__)
+"""
+
+
+def plan(fid: int, name: str, *, boundary: bool = False, priority: int = 5) -> HookPlan:
+    hook = Hook(name, ("e",), "engine", f"Engine.{name}", stage="launch", priority=priority)
+    return plan_hook(fid, hook, boundary=boundary)
+
+
+def build(*plans: HookPlan, compiled: bool = True) -> payload.Payload:
+    return payload.build(
+        plans or (plan(0, "step", boundary=True),),
+        nonce="abc",
+        lease_s=5.0,
+        mechanisms=("setattr",),
+        pid=os.getpid(),
+        python=HERE,
+        compiled=compiled,
+    )
+
+
+def run(*bodies: str, then: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the bodies in a fresh process that has an engine."""
+    text = TARGET + "\n".join(f"exec({body!r}, {{}})" for body in bodies) + "\n" + then
+    return subprocess.run([sys.executable, "-"], input=text, capture_output=True, text=True, timeout=30)
+
+
+HOOKED = "print(hasattr(engine.Engine.step, '__wrapped__'))"
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_body_hooks_the_engine(compiled: bool) -> None:
+    made = build(compiled=compiled)
+    assert (made.compiled, run(made.body, then=HOOKED).stdout) == (compiled, "True\n")
+
+
+def test_code_for_another_python_is_refused_before_it_runs() -> None:
+    body = build().body.replace(repr(MAGIC_NUMBER), repr(b"\0\0\r\n"))
+    assert "RuntimeError: magic: compiled for another Python" in run(body).stderr
+
+
+def test_a_second_probe_is_refused_with_the_first_ones_monitor() -> None:
+    again = build().body
+    assert f"busy: watched by another prismtop, pid {os.getpid()}" in run(build().body, again).stderr
+
+
+def test_detaching_needs_the_nonce_of_the_attach() -> None:
+    def after(nonce: str) -> str:
+        return run(build().body, payload.detach_body(nonce), then=HOOKED).stdout
+
+    assert (after("abc"), after("other")) == ("False\n", "True\n")
+
+
+def test_detaching_where_no_probe_is_does_nothing() -> None:
+    assert run(payload.detach_body("abc")).stderr == ""
+
+
+def test_what_batches_need_goes_in_first() -> None:
+    plans = (
+        plan(0, "step", priority=7),
+        plan(1, "other", priority=2),
+        plan(2, "last", priority=9, boundary=True),
+    )
+    assert "'order': [2, 1, 0], 'first': 1" in build(*plans).body
+
+
+def test_the_targets_own_interpreter_compiles_for_it() -> None:
+    installed = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))
+    other = next((p for p in installed if f"/3.{sys.version_info[1]}." not in str(p)), None)
+    if other is None:
+        pytest.skip("no other Python is installed")
+    minor = int(other.parts[-3].split(".")[1])
+    with subprocess.Popen([other, "-c", "input()"], stdin=subprocess.PIPE) as target:
+        made = payload.compile_for("x = 1", target.pid, (3, minor, 0))
+        target.communicate(b"\n")
+    assert made is not None
+    assert made[0] != MAGIC_NUMBER
+
+
+def test_without_an_interpreter_at_hand_nothing_is_compiled() -> None:
+    assert payload.compile_for("x = 1", os.getpid(), (3, 99, 0)) is None
+
+
+def test_compiled_code_is_what_marshal_reads() -> None:
+    made = payload.compile_for("x = 1", os.getpid(), HERE)
+    assert made is not None
+    scope: dict[str, int] = {}
+    exec(marshal.loads(made[1]), scope)
+    assert (made[0], scope["x"]) == (MAGIC_NUMBER, 1)
+
+
+def test_a_pid_namespace_has_a_number() -> None:
+    assert payload.pid_namespace() == os.stat("/proc/self/ns/pid").st_ino
+
+
+def test_the_ring_has_room_for_the_power_of_two_that_it_must_have() -> None:
+    assert payload.CAPACITY & (payload.CAPACITY - 1) == 0
+    assert agent.HEADER_BYTES % agent.RECORD.size == 0
