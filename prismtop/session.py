@@ -4,12 +4,73 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from prismtop.model import Batch, Frame, Group
-from prismtop.sources.tick import Source
+from prismtop.counter_history import CounterHistory
+from prismtop.model import Alert, Batch, Counter, Frame, Group, ModelCard, Recording, SloStatus
+from prismtop.sources.tick import Source, SourceTick
 from prismtop.throughput import Window
 
 CPU_PERIOD_S = 5.0
+ALERTS_KEPT = 100
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge says about one tick.
+
+    Attributes:
+        batches: those of the tick, with their predictions.
+        changed: alerts that opened, changed or closed.
+        model: the model card.
+        slo: objectives; None without targets.
+        warnings: sentences to show once.
+    """
+
+    batches: tuple[Batch, ...]
+    changed: tuple[Alert, ...] = ()
+    model: ModelCard | None = None
+    slo: SloStatus | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Judge(Protocol):
+    """Predicts, detects and guards objectives: `prismtop.latency`."""
+
+    def take(self, tick: SourceTick) -> Judgement:
+        """Predict every batch, then learn from it. Never blocks: refits run elsewhere."""
+
+    def close(self) -> tuple[str, ...]:
+        """Save what was learnt; sentences about what could not be."""
+
+
+class CounterSource(Protocol):
+    """Samples counters in a thread of its own: `prismtop.counters`."""
+
+    def read(self) -> tuple[Counter, ...]:
+        """Readings since the last call. Never blocks."""
+
+    def close(self) -> None:
+        """Stop sampling."""
+
+
+class Sink(Protocol):
+    """Takes every frame: the recorder, alert hooks, exporters."""
+
+    def take(self, frame: Frame) -> Recording | None:
+        """Use what is new in `frame`; the recorder says how it stands. Never blocks."""
+
+    def close(self) -> tuple[str, ...]:
+        """Finish; sentences for a person."""
+
+
+class Diagnoser(Protocol):
+    """Finds causes of alerts: `prismtop.diagnosis`."""
+
+    def take(self, frame: Frame) -> tuple[Alert, ...]:
+        """Remember what the frame holds as evidence; alerts whose causes are new or changed."""
 
 
 class Session:
@@ -21,10 +82,23 @@ class Session:
         history: batches kept in `Frame.batches`.
         window_s: seconds over which rates and percentiles are taken.
         figures: False leaves `Frame.throughput` out, for sinks that print new batches only.
+        judge: None leaves batches without predictions.
+        counters: None leaves only the counters that the source itself has.
+        diagnoser: None leaves alerts without causes.
+        sinks: take every frame, in this order.
     """
 
     def __init__(
-        self, source: Source, *, history: int = 512, window_s: float = 10.0, figures: bool = True
+        self,
+        source: Source,
+        *,
+        history: int = 512,
+        window_s: float = 10.0,
+        figures: bool = True,
+        judge: Judge | None = None,
+        counters: CounterSource | None = None,
+        diagnoser: Diagnoser | None = None,
+        sinks: Sequence[Sink] = (),
     ) -> None:
         self._source = source
         self._history: deque[Batch] = deque(maxlen=history)
@@ -33,6 +107,12 @@ class Session:
         self._total = 0
         self._notes: tuple[str, ...] | None = None
         self._cpu = _OwnCpu()
+        self._judge = judge
+        self._counters = counters
+        self._counter_history = CounterHistory()
+        self._diagnoser = diagnoser
+        self._sinks = list(sinks)
+        self._alerts: dict[int, Alert] = {}
 
     @property
     def group(self) -> Group:
@@ -42,19 +122,23 @@ class Session:
     def tick(self) -> Frame:
         """Poll, aggregate, and return what a screen or an export needs."""
         tick = self._source.poll()
-        if tick.batches:
-            self._history.extend(tick.batches)
+        judged = self._judge.take(tick) if self._judge else Judgement(tick.batches)
+        if judged.batches:
+            self._history.extend(judged.batches)
             self._latest = tuple(self._history)
-            self._total += len(tick.batches)
+            self._total += len(judged.batches)
         if self._window:
-            self._window.add(tick.batches, tick.first_tokens, tick.requests)
-        return Frame(
+            self._window.add(judged.batches, tick.first_tokens, tick.requests)
+        readings = tick.counters + (self._counters.read() if self._counters else ())
+        self._counter_history.add(readings)
+        self._remember(judged.changed)
+        frame = Frame(
             time_ns=tick.time_ns,
             clock=self._source.clock,
             group=self._source.group,
             state=tick.state,
             note=tick.note,
-            new_batches=tick.batches,
+            new_batches=judged.batches,
             batches=self._latest,
             requests=tick.requests,
             throughput=self._window.throughput(tick.time_ns) if self._window else None,
@@ -64,14 +148,53 @@ class Session:
             metrics=tick.metrics,
             total_batches=self._total,
             monitor_cpu=self._cpu.share(),
-            warnings=tick.warnings,
+            warnings=tick.warnings + judged.warnings,
             target_states=dict(tick.target_states),
+            alerts=tuple(self._alerts.values()),
+            changed_alerts=judged.changed,
+            model=judged.model,
+            slo=judged.slo,
+            counters=self._counter_history.latest,
+            new_counters=readings,
+            counter_history=self._counter_history.values,
+            replay=tick.replay,
         )
+        return self._to_sinks(self._with_causes(frame))
+
+    def _with_causes(self, frame: Frame) -> Frame:
+        explained = self._diagnoser.take(frame) if self._diagnoser else ()
+        if not explained:
+            return frame
+        self._remember(explained)
+        changed = {alert.id: alert for alert in (*frame.changed_alerts, *explained)}
+        return replace(frame, alerts=tuple(self._alerts.values()), changed_alerts=tuple(changed.values()))
+
+    def _to_sinks(self, frame: Frame) -> Frame:
+        recording = None
+        for sink in self._sinks:
+            recording = sink.take(frame) or recording
+        return frame if recording is None else replace(frame, recording=recording)
+
+    def _remember(self, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
+            known = self._alerts.get(alert.id)
+            # The judge knows nothing of causes: an update of an episode keeps those that were found.
+            keep = known is not None and known.causes and not alert.causes
+            self._alerts[alert.id] = replace(alert, causes=known.causes) if known and keep else alert
+        while len(self._alerts) > ALERTS_KEPT:
+            self._alerts.pop(next(iter(self._alerts)))
 
     def close(self) -> tuple[str, ...]:
         """Let go of the target; sentences about what is still there. Idempotent."""
         if self._notes is None:
-            self._notes = self._source.close()
+            notes = self._source.close()
+            if self._counters:
+                self._counters.close()
+            if self._judge:
+                notes += self._judge.close()
+            for sink in self._sinks:
+                notes += sink.close()
+            self._notes = notes
         return self._notes
 
 

@@ -97,5 +97,6 @@ def safe_template(body: str, nonce: str, data: str = "") -> str:
     names = Handshake.of(nonce)
     runner = _RUNNER % {"begun": names.begun_memfd}
     failed = _ON_ERROR % {"error": names.error_memfd}
-    names_given = f"{{'__builtins__': __builtins__, 'source': {body!a}, 'failed': {failed!a}, 'data': {data!a}}}"
+    given = f"'source': {body!a}, 'failed': {failed!a}, 'data': {data!a}"
+    names_given = f"{{'__builtins__': __builtins__, {given}}}"
     return f"{TEMPLATE_HEAD}try:\n exec({runner!a}, {names_given})\nexcept:\n pass\n"

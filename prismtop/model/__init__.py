@@ -1,7 +1,10 @@
 """The nouns: frozen dataclasses, no input or output."""
 
+from prismtop.model.alert import Alert, Cause, Severity
 from prismtop.model.batch import STAGES, Batch, Mode, Origin, RankTime, Stage, Workload
+from prismtop.model.counter import Counter
 from prismtop.model.frame import (
+    HISTORY_S,
     AttachState,
     Clock,
     EngineMetrics,
@@ -13,27 +16,45 @@ from prismtop.model.frame import (
     Request,
     Throughput,
 )
+from prismtop.model.prediction import ModelCard, ModelState, Prediction, Verdict
+from prismtop.model.recording import Recording, Replay
+from prismtop.model.slo import Headroom, Interference, SloStatus, SloTargets
 from prismtop.model.target import Group, ProcessId, Target
 
 __all__ = [
+    "HISTORY_S",
     "STAGES",
+    "Alert",
     "AttachState",
     "Batch",
+    "Cause",
     "Clock",
+    "Counter",
     "EngineMetrics",
     "Frame",
     "Group",
+    "Headroom",
     "HookStatus",
+    "Interference",
     "Lost",
     "Mode",
+    "ModelCard",
+    "ModelState",
     "Origin",
     "Percentiles",
+    "Prediction",
     "ProbeCost",
     "ProcessId",
     "RankTime",
+    "Recording",
+    "Replay",
     "Request",
+    "Severity",
+    "SloStatus",
+    "SloTargets",
     "Stage",
     "Target",
     "Throughput",
+    "Verdict",
     "Workload",
 ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from prismtop.model.prediction import Prediction
+
 STAGES = ("recv", "schedule", "prepare", "launch", "sample", "wait", "post", "stream", "idle")
 """The nine stage names, in the order in which a batch passes them. `wait`: the host blocked on the device."""
 
@@ -134,6 +136,7 @@ class Batch:
         idle_ns: time that the engine had nothing to do before this batch.
         suspect: why the record is not fully trusted (an exception left a stage open, a stage was lost);
             empty.
+        prediction: what it should have cost; None before it was judged, or when it cannot be.
     """
 
     pid: int
@@ -150,6 +153,7 @@ class Batch:
     ranks: tuple[RankTime, ...] = ()
     idle_ns: int = 0
     suspect: str = ""
+    prediction: Prediction | None = None
 
     @property
     def end_ns(self) -> int:

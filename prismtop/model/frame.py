@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from prismtop.model.alert import Alert
 from prismtop.model.batch import Batch
+from prismtop.model.counter import Counter
+from prismtop.model.prediction import ModelCard
+from prismtop.model.recording import Recording, Replay
+from prismtop.model.slo import SloStatus
 from prismtop.model.target import Group, ProcessId
+
+HISTORY_S = 1.0
+"""Seconds between two points of `Frame.counter_history`."""
 
 
 class AttachState(str, Enum):
@@ -191,6 +200,15 @@ class Frame:
         monitor_cpu: prismtop's own CPU as a fraction of one core over the last seconds; None at first.
         warnings: sentences to show once.
         target_states: per pid, `running`, `exited`, `detached`, ...
+        alerts: episodes of this session, oldest first, open ones included (the latest hundred).
+        changed_alerts: opened, updated or closed since the previous frame.
+        model: the latency model; None when batches are not judged.
+        slo: objectives; None without targets.
+        counters: the latest reading of every series.
+        new_counters: readings since the previous frame.
+        counter_history: values per (name, device) at `HISTORY_S` seconds apart, oldest first; None is a gap.
+        recording: the trace being written; None when there is none.
+        replay: where a replay stands; None when it is live.
     """
 
     time_ns: int
@@ -210,3 +228,12 @@ class Frame:
     monitor_cpu: float | None = None
     warnings: tuple[str, ...] = ()
     target_states: dict[ProcessId, str] = field(default_factory=dict)
+    alerts: tuple[Alert, ...] = ()
+    changed_alerts: tuple[Alert, ...] = ()
+    model: ModelCard | None = None
+    slo: SloStatus | None = None
+    counters: tuple[Counter, ...] = ()
+    new_counters: tuple[Counter, ...] = ()
+    counter_history: Mapping[tuple[str, str], tuple[float | None, ...]] = field(default_factory=dict)
+    recording: Recording | None = None
+    replay: Replay | None = None

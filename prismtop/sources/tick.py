@@ -10,12 +10,14 @@ from prismtop.model import (
     AttachState,
     Batch,
     Clock,
+    Counter,
     EngineMetrics,
     Group,
     HookStatus,
     Lost,
     ProbeCost,
     ProcessId,
+    Replay,
     Request,
 )
 from prismtop.sources.requests import FirstToken
@@ -23,7 +25,12 @@ from prismtop.sources.requests import FirstToken
 
 @dataclass(frozen=True)
 class SourceTick:
-    """Everything new since the last poll; the fields are those of `Frame`."""
+    """Everything new since the last poll; the fields are those of `Frame`.
+
+    Attributes:
+        counters: readings that a trace holds; live sources have none, they come from a sampler.
+        replay: where a replay stands.
+    """
 
     time_ns: int
     state: AttachState
@@ -37,6 +44,8 @@ class SourceTick:
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     warnings: tuple[str, ...] = ()
     target_states: Mapping[ProcessId, str] = field(default_factory=dict)
+    counters: tuple[Counter, ...] = ()
+    replay: Replay | None = None
 
 
 class Source(Protocol):

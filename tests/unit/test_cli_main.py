@@ -10,6 +10,7 @@ import pytest
 
 import prismtop.cli as cli
 from prismtop import __version__
+from prismtop.command_line import live
 from prismtop.commands import choose
 from prismtop.demo.workload import PATTERNS
 from prismtop.errors import PermissionDeniedError
@@ -51,7 +52,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"prismtop {__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in cli._COMMANDS)])
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
 def test_every_command_has_help_with_an_example(
     capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
@@ -61,7 +62,7 @@ def test_every_command_has_help_with_an_example(
     assert " ".join(["prismtop", *command]) in out.partition("example")[2]
 
 
-@pytest.mark.parametrize("command", list(cli._COMMANDS))
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
 def test_every_command_takes_json(command: str) -> None:
     assert cli.build_parser().parse_args([command, "--json"]).json is True
 
@@ -96,7 +97,7 @@ def test_shared_options_stand_before_or_after_the_command() -> None:
 
 
 def test_the_patterns_of_the_demo_are_those_of_its_load_generator() -> None:
-    assert cli._PATTERNS == PATTERNS
+    assert live.PATTERNS == PATTERNS
 
 
 def test_flags_are_settings() -> None:

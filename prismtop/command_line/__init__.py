@@ -1,0 +1,14 @@
+"""The command line, one module per family of commands; `prismtop.cli` puts them together.
+
+Only argparse is imported here: what a command needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prismtop.command_line import live
+from prismtop.command_line.shared import Commands
+
+COMMANDS: dict[str, Callable[[Commands], None]] = {**live.COMMANDS}
+"""What adds each command's parser, by the command's name, in the order of the help."""

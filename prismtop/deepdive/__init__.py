@@ -1,0 +1,1 @@
+"""One bounded capture of everything, on one timeline."""

@@ -1,0 +1,1 @@
+"""Causes of an episode: evidence, hypotheses, ranking."""

@@ -1,0 +1,1 @@
+"""What each batch should have cost: features, predictor, detector, service level objectives."""

@@ -1,0 +1,1 @@
+"""Chrome traces: recorder, reader, dialects, check and repair."""
