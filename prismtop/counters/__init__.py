@@ -1,1 +1,1 @@
-"""Readings of the host, of GPUs and of interconnects, each with a unit and a source, or with the reason why not."""
+"""Readings of host, GPUs and interconnects, each with unit and source, or with the reason why there is none."""
