@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prismtop.counters.catalogue import CATALOGUE
-from prismtop.counters.device import VENDORS, Absent, Where, open_vendors
+from prismtop.counters.device import VENDORS, Absent, Where, open_vendors, why_no_device
 from prismtop.counters.sampler import host_readers
 from prismtop.counters.sheet import Reader, Sheet
 from prismtop.model import Counter, Group, ProcessId, Target
@@ -135,7 +135,8 @@ def _signal(signal: str, seen: Seen) -> Check:
     if there:
         return Check(id_, PARTIAL, f"{len(there)} of {len(names)} counters; {_told(wanting)}", fix)
     if signal.startswith("gpu.") and not seen.vendors:
-        return Check(id_, NONE, "no accelerator can be read here", fix)
+        broken = any(absent.hardware for absent in seen.absent)
+        return Check(id_, NONE, why_no_device(seen.absent), fix if broken else "")
     if not why:
         return Check(id_, NONE, "nothing could be read", fix)
     return Check(id_, NONE, _told(why), fix)
