@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,9 @@ class Pushes:
             raise UnavailableError(
                 "the OpenTelemetry SDK is not installed.", fix="Run `pip install 'prismtop[otlp]'`."
             ) from None
+        # The exporter logs every failed push; how many there were is said once, at the end.
+        logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
+        logging.getLogger("opentelemetry").propagate = False
         self.url = _endpoint(url)
         self._totals = totals
         self._interval_s = interval_s
