@@ -27,8 +27,10 @@ class CounterHistory:
         new = tuple(readings)
         if not new:
             return
+        changed = set()
         for counter in new:
             key = counter.key
+            changed.add(key)
             self._latest[key] = counter
             values = self._values.setdefault(key, deque(maxlen=self._points))
             stepped = self._stepped_ns.get(key)
@@ -44,4 +46,5 @@ class CounterHistory:
             values.append(counter.value)
             self._stepped_ns[key] = counter.time_ns if stepped is None else stepped + steps * _STEP_NS
         self.latest = tuple(self._latest.values())
-        self.values = {key: tuple(values) for key, values in self._values.items()}
+        # Frames share what did not change: copying hundreds of series each time costs more than reading them.
+        self.values = {**self.values, **{key: tuple(self._values[key]) for key in changed}}

@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-from prismtop.model import Counter
+from functools import cached_property
 
 FAST_S = 1.0
 """Period of what changes with every batch, at the default rate."""
@@ -55,13 +54,13 @@ class Spec:
     period_s: float
     labels: tuple[str, ...]
 
-    @property
+    @cached_property
     def unit(self) -> str:
         """The unit, which is the end of the name; `count` for totals."""
         ending = next(unit for unit in UNITS if self.name.endswith("_" + unit))
         return "count" if ending == "total" else ending
 
-    @property
+    @cached_property
     def cumulative(self) -> bool:
         """Whether it only counts up."""
         return self.name.endswith("_total")
@@ -273,14 +272,14 @@ CATALOGUE: Mapping[str, Spec] = dict(
 _IDS = {label: re.compile(rf"\b{label} (\d+)\b") for label in ("pid", "tid")}
 
 
-def labels_of(counter: Counter) -> dict[str, str]:
-    """The labels of a reading's series, as its `Spec.labels` names them; a counter of a trace that is not in
+def labels_of(name: str, device: str) -> dict[str, str]:
+    """The labels of a counter's series, as its `Spec.labels` names them; a counter of a trace that is not in
     the list has its device only.
     """
-    spec = CATALOGUE.get(counter.name)
-    made = {"device": counter.device}
+    spec = CATALOGUE.get(name)
+    made = {"device": device}
     for label in spec.labels[1:] if spec else ():
-        found = _IDS[label].search(counter.device)
+        found = _IDS[label].search(device)
         made[label] = found[1] if found else ""
     return made
 
