@@ -61,6 +61,10 @@ class Settings:
     )
     metrics: bool = _setting(True, "Read the engine's own /metrics on a loopback port when it has one.")
     metrics_interval_s: float = _setting(1.0, "Seconds between two reads of /metrics.", low=0.2, high=60)
+    counters: bool = _setting(
+        False, "Sample host and device counters in `watch` too; the screen and `export` always do."
+    )
+    counters_hz: float = _setting(1.0, "How often counters are read, per second.", low=0.1, high=20)
     theme: str = _setting("prismtop", "Colour theme of the screen.")
     ascii: bool = _setting(False, "Draw the screen and tables with ASCII characters only.")
     no_mouse: bool = _setting(False, "Leave the mouse to the terminal, so that text can be selected.")

@@ -41,7 +41,7 @@ def open_screen(context: Context, group: Group, profiles: Profiles) -> int:
     """Attach to `group`, show it until the person quits, detach."""
     from prismtop.tui.app import run_app
 
-    session = open_session(context, group, profiles)
+    session = open_session(context, group, profiles, counters=True)
     with closing_session(context, session):
         return run_app(session, settings=context.settings)
 

@@ -61,7 +61,7 @@ def run(context: Context, pids: Sequence[int], batches: int | None, duration_s: 
     """
     profiles = profiles_in_use()
     group = only_group(context, pids, profiles)
-    session = open_session(context, group, profiles, figures=False)
+    session = open_session(context, group, profiles, figures=False, counters=context.settings.counters)
     with closing_session(context, session):
         watched = stream(context, session, batches=batches, duration_s=duration_s)
     return conclude(context, watched, batches, describe(group))
@@ -134,6 +134,7 @@ class JsonSink:
         self._state: tuple[object, ...] | None = None
         self._lost = Lost()
         self._warned: set[str] = set()
+        self._gaps: dict[tuple[str, str], str] = {}
 
     def write(self, frame: Frame) -> None:
         """Print the session line first, then what is new."""
@@ -152,6 +153,10 @@ class JsonSink:
             write(jsonl.batch_line(batch, frame.clock))
         for request in frame.requests:
             write(jsonl.request_line(request, frame.clock))
+        for counter in frame.new_counters:
+            if counter.value is not None or self._gaps.get(counter.key) != counter.reason:
+                write(jsonl.counter_line(counter, frame.clock))
+            self._gaps[counter.key] = counter.reason
         delta = _since(self._lost, frame.lost)
         if delta != Lost():
             write(jsonl.lost_line(delta))
