@@ -10,6 +10,7 @@ from typing import Protocol
 
 from prismtop.counter_history import CounterHistory
 from prismtop.model import Alert, Batch, Counter, Frame, Group, ModelCard, Recording, SloStatus
+from prismtop.sources.replay_controls import ReplayControls
 from prismtop.sources.tick import Source, SourceTick
 from prismtop.throughput import Window
 
@@ -86,6 +87,7 @@ class Session:
         counters: None leaves only the counters that the source itself has.
         diagnoser: None leaves alerts without causes.
         sinks: take every frame, in this order.
+        replay: how to steer the source when it is a replay; None for a live one.
     """
 
     def __init__(
@@ -99,8 +101,10 @@ class Session:
         counters: CounterSource | None = None,
         diagnoser: Diagnoser | None = None,
         sinks: Sequence[Sink] = (),
+        replay: ReplayControls | None = None,
     ) -> None:
         self._source = source
+        self.replay = replay
         self._history: deque[Batch] = deque(maxlen=history)
         self._latest: tuple[Batch, ...] = ()
         self._window = Window(window_s) if figures else None
