@@ -145,6 +145,7 @@ class Session:
             new_batches=judged.batches,
             batches=self._latest,
             requests=tick.requests,
+            first_tokens=tick.first_tokens,
             throughput=self._window.throughput(tick.time_ns) if self._window else None,
             hooks=tick.hooks,
             costs=tick.costs,

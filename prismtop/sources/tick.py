@@ -12,6 +12,7 @@ from prismtop.model import (
     Clock,
     Counter,
     EngineMetrics,
+    FirstToken,
     Group,
     HookStatus,
     Lost,
@@ -20,7 +21,6 @@ from prismtop.model import (
     Replay,
     Request,
 )
-from prismtop.sources.requests import FirstToken
 
 
 @dataclass(frozen=True)
