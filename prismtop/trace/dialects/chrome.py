@@ -13,12 +13,13 @@ import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prismtop.errors import UsageError
-from prismtop.model import STAGES, Batch, Counter, Mode, Origin, Stage, Workload
+from prismtop.model import STAGES, Batch, Counter, Mode, Origin, Stage
 from prismtop.trace.anchors import Anchor, AnchorSearch, outermost
+from prismtop.trace.dialects.found import Foreign
 from prismtop.trace.dialects.names import (
     SPAN_CATS,
     Named,
@@ -38,42 +39,6 @@ _HOST_PID = re.compile(r"^(?P<host>.*)\((?P<pid>\d{1,9})\)$")
 _FUNCTION_CATS = frozenset(("python_function", "python", "py-spy", "FEE", "CAT_APP", "user_annotation", "user probe", ""))
 _RUNTIME_CATS = frozenset(("cuda_runtime", "cuda_driver", "hip_runtime"))
 _MODES = tuple(Mode)
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """What was found in somebody else's trace.
-
-    Attributes:
-        dialect: `kineto`, `viztracer`, `py-spy`, `latencyprism` or `chrome`.
-        engine: `vllm`, `sglang`, ... or `unknown`.
-        pid, rank: of the process whose batches these are; rank None without one.
-        device: name of its GPU, empty when the trace does not tell.
-        batches: iterates over them in order of start; may be called again.
-        counters: iterates over readings in order of time; may be called again.
-        count: number of batches.
-        how: how batches were told apart, a sentence.
-        start_ns, end_ns: of everything in the trace.
-        wall: whether times are Unix times.
-        notes: sentences about what is missing.
-        events: read; skipped: could not be read.
-    """
-
-    dialect: str
-    engine: str
-    pid: int
-    rank: int | None
-    device: str
-    batches: Callable[[], Iterator[Batch]]
-    counters: Callable[[], Iterator[Counter]]
-    count: int
-    how: str
-    start_ns: int
-    end_ns: int
-    wall: bool
-    notes: tuple[str, ...]
-    events: int
-    skipped: int
 
 
 @dataclass
@@ -447,12 +412,3 @@ def _device(header: dict[str, object]) -> str:
         return ""
     names = [one.get("name") for one in devices if isinstance(one, dict)]
     return next((name[:80] for name in names if isinstance(name, str) and name), "")
-
-
-def renumbered(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches with consecutive numbers."""
-    for number, batch in enumerate(batches):
-        yield batch if batch.seq == number else replace(batch, seq=number)
-
-
-__all__ = ["Foreign", "Workload", "host_of", "pid_of", "read_chrome", "renumbered"]
