@@ -107,6 +107,7 @@ class Session:
         self.replay = replay
         self._history: deque[Batch] = deque(maxlen=history)
         self._latest: tuple[Batch, ...] = ()
+        self._window_s = window_s
         self._window = Window(window_s) if figures else None
         self._total = 0
         self._notes: tuple[str, ...] | None = None
@@ -126,6 +127,8 @@ class Session:
     def tick(self) -> Frame:
         """Poll, aggregate, and return what a screen or an export needs."""
         tick = self._source.poll()
+        if tick.jumped:
+            self._forget()
         judged = self._judge.take(tick) if self._judge else Judgement(tick.batches)
         if judged.batches:
             self._history.extend(judged.batches)
@@ -179,6 +182,14 @@ class Session:
         for sink in self._sinks:
             recording = sink.take(frame) or recording
         return frame if recording is None else replace(frame, recording=recording)
+
+    def _forget(self) -> None:
+        """A replay went elsewhere: what was seen before is no history of what comes now."""
+        self._history.clear()
+        self._latest = ()
+        self._window = Window(self._window_s) if self._window else None
+        self._counter_history = CounterHistory()
+        self._alerts.clear()
 
     def _remember(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from prismtop.model import (
+    Alert,
     AttachState,
     Batch,
     Clock,
@@ -30,6 +31,8 @@ class SourceTick:
     Attributes:
         counters: readings that a trace holds; live sources have none, they come from a sampler.
         replay: where a replay stands.
+        alerts: those recorded in a trace that is not judged again.
+        jumped: whether a replay went elsewhere: what came before this tick is no history of it.
     """
 
     time_ns: int
@@ -46,6 +49,8 @@ class SourceTick:
     target_states: Mapping[ProcessId, str] = field(default_factory=dict)
     counters: tuple[Counter, ...] = ()
     replay: Replay | None = None
+    alerts: tuple[Alert, ...] = ()
+    jumped: bool = False
 
 
 class Source(Protocol):

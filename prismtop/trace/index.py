@@ -32,6 +32,7 @@ _CONTEXT = (
 )
 _MARKS = (f'"cat":"{CAT_ALERT}"'.encode(), f'"cat":"{CAT_TRUTH}"'.encode())
 _BATCH = f'"cat":"{CAT_BATCH}"'.encode()
+_JUDGED = b'"expected_ns":'
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Index:
         context: (offset, line) of what must be known to understand later lines, in order.
         marks: lines of alerts and injected faults, in order.
         batches: number of batch events.
+        judged: how many of them carry a prediction.
         first_us: earliest batch or counter seen at a block's start.
         cut: bytes at the end that are no whole line.
     """
@@ -54,6 +56,7 @@ class Index:
     context: list[tuple[int, str]] = field(default_factory=list)
     marks: list[str] = field(default_factory=list)
     batches: int = 0
+    judged: int = 0
     first_us: float | None = None
     cut: int = 0
 
@@ -96,6 +99,7 @@ def build_index(path: Path) -> Index:
         index.lengths.append(len(block))
         index.last_us.append(latest)
         index.batches += block.count(_BATCH)
+        index.judged += block.count(_JUDGED)
         for tag in _CONTEXT:
             if len(index.context) < KEPT_MAX:
                 index.context += [(offset + at, line) for at, line in _lines_with(block, tag)]

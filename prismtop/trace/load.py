@@ -81,6 +81,14 @@ class Trace:
         """Batches in all files."""
         return sum(story.index.batches for story in self.stories)
 
+    @property
+    def judged(self) -> bool:
+        """Whether batches carry predictions, or alerts were recorded."""
+        return any(
+            story.index.judged or any(isinstance(noun, Alert) for _, noun in story.marks())
+            for story in self.stories
+        )
+
     def moments(self, from_ns: int | None = None) -> Iterator[Moment]:
         """Everything, with the time at which its session saw it, in that order, from `from_ns` on."""
         if len(self.stories) == 1:
