@@ -10,10 +10,17 @@ from prismtop.commands.context import Context
 from prismtop.model import Group
 
 if TYPE_CHECKING:
-    from prismtop.session import Session
+    from prismtop.session import RecordingSink, Session
 
 
-def open_session(context: Context, group: Group, profiles: Profiles, *, figures: bool = True) -> Session:
+def open_session(
+    context: Context,
+    group: Group,
+    profiles: Profiles,
+    *,
+    figures: bool = True,
+    recorder: RecordingSink | None = None,
+) -> Session:
     """Attach to every probed member of `group`, or to none of them.
 
     Raises:
@@ -35,7 +42,13 @@ def open_session(context: Context, group: Group, profiles: Profiles, *, figures:
     with context.report.status(f"attaching to {describe(group)}"):
         update: Callable[[str], None] = context.report.update
         source = attach(group, profiles.get(group.engine), options, update)
-    return Session(source, history=settings.history, window_s=settings.window_s, figures=figures)
+    return Session(
+        source,
+        history=settings.history,
+        window_s=settings.window_s,
+        figures=figures,
+        recorder=recorder,
+    )
 
 
 def _gdb_agreed(context: Context, group: Group) -> bool:
