@@ -105,10 +105,13 @@ class ReplaySource:
         self._steps = 0
         self._jumped = False
         self._again_ns: int | None = None
+        # The segments of one recording all tell of the same session.
+        self._sessions: list[SessionInfo] = list(
+            {story.session.base_ns: story.session for story in reversed(trace.stories)}.values()
+        )[::-1]
         self._frame_ns: int | None = trace.session.time_ns if from_ns is None else None
-        session = trace.session
-        self._state: AttachState = session.state
-        self._note = session.note
+        self._state: AttachState = trace.session.state
+        self._note = trace.session.note
         self._hooks: tuple[HookStatus, ...] = ()
         self._costs: tuple[ProbeCost, ...] = ()
         self._lost: dict[int, Lost] = {}
@@ -264,7 +267,7 @@ class ReplaySource:
 
     def _change(self, change: StateChange) -> None:
         self._state, self._note = change.state, change.note
-        if len(self._trace.stories) == 1:
+        if len(self._sessions) == 1:
             self._hooks, self._costs = change.hooks, change.costs
             self._target_states = dict(change.target_states)
             return
@@ -277,7 +280,7 @@ class ReplaySource:
 
     def _open(self, from_ns: int | None) -> None:
         """Stand before `from_ns`, with everything as it was then."""
-        sessions: list[SessionInfo] = [story.session for story in self._trace.stories]
+        sessions = self._sessions
         self._state, self._note = sessions[0].state, sessions[0].note
         self._hooks = tuple(dict.fromkeys(hook for session in sessions for hook in session.hooks))
         self._costs = tuple(dict.fromkeys(cost for session in sessions for cost in session.costs))
