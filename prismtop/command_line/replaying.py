@@ -18,11 +18,15 @@ _CLOCK = re.compile(r"^(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)s?$")
 
 
 def _add_replay(commands: Commands) -> None:
-    text = "play a saved trace in the same screen: ours, torch.profiler's, py-spy's, viztracer's, LatencyPrism's"
+    text = (
+        "play a saved trace in the same screen: ours, torch.profiler's, py-spy's, viztracer's, LatencyPrism's"
+    )
     made = command(commands, "replay", text, "prismtop replay run.json --speed 2 --from 40%", _replay)
     made.add_argument("files", nargs="+", metavar="FILE", help="several, as of ranks, share one timeline")
     made.add_argument("--headless", action="store_true", help="lines on stdout, as `watch` prints them")
-    made.add_argument("--speed", type=speed, metavar="X", help="0.1 to 100, or max (default 1; headless: max)")
+    made.add_argument(
+        "--speed", type=speed, metavar="X", help="0.1 to 100, or max (default 1; headless: max)"
+    )
     made.add_argument(
         "--from", dest="place", type=place, metavar="T", help="start at 90, 1:30 or 40%% of the trace"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Sequence
@@ -118,10 +119,10 @@ def judge_for(trace: Trace, settings: Settings) -> Judge | None:
     if trace.judged:
         return RecordedJudge()
     try:
-        from prismtop.latency.judge import make_judge
+        module = importlib.import_module("prismtop.latency.judge")
     except ImportError:
         return None
-    made: Judge = make_judge(settings, trace.group)
+    made: Judge = module.make_judge(settings, trace.group)
     return made
 
 
@@ -207,5 +208,7 @@ def _check_filters(trace: Trace, options: ReplayOptions) -> None:
         if options.rank not in ranks and (first is None or first.rank is None):
             raise UsageError(
                 f"the trace holds no rank {options.rank}.",
-                fix=f"It has {', '.join(map(str, sorted(r for r in ranks if r is not None)))}." if ranks else "",
+                fix=f"It has {', '.join(map(str, sorted(r for r in ranks if r is not None)))}."
+                if ranks
+                else "",
             )

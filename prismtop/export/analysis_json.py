@@ -41,7 +41,10 @@ def analysis_object(trace: Trace, summary: Summary, model_reason: str) -> dict[s
     if summary.requests:
         made["requests"] = {
             "count": summary.requests,
-            **{f"{name}_ms": _figures(values) for name, values in (("ttft", summary.ttft), ("tpot", summary.tpot))},
+            **{
+                f"{name}_ms": _figures(values)
+                for name, values in (("ttft", summary.ttft), ("tpot", summary.tpot))
+            },
         }
     made["modes"] = {
         mode: {
@@ -142,7 +145,11 @@ def comparison_object(before: str, after: str, found: Comparison) -> dict[str, A
             "batches": list(change.batches),
             "changed": change.changed,
         }
-        for name, value in (("change_pct", change.pct), ("low_pct", change.low_pct), ("high_pct", change.high_pct)):
+        for name, value in (
+            ("change_pct", change.pct),
+            ("low_pct", change.low_pct),
+            ("high_pct", change.high_pct),
+        ):
             if math.isfinite(value):
                 made[name] = round(value, 3)
         changes.append(made)

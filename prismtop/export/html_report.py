@@ -32,10 +32,12 @@ svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; } svg text { 
 .grid { stroke: var(--line); } polyline { fill: none; stroke-width: 1.4; }
 .mode-prefill { stroke: var(--b); } .mode-decode { stroke: var(--a); } .mode-mixed { stroke: var(--d); }
 .mode-idle, .mode-unknown { stroke: var(--c); } .expected { stroke: var(--soft); stroke-dasharray: 4 3; }
-.counter { stroke: var(--a); } .anomaly { fill: var(--bad); opacity: .22; } .truth { fill: var(--b); opacity: .2; }
+.counter { stroke: var(--a); }
+.anomaly { fill: var(--bad); opacity: .22; } .truth { fill: var(--b); opacity: .2; }
 .stage-recv { fill:#94a3b8 } .stage-schedule { fill:#2563eb } .stage-prepare { fill:#0891b2 }
 .stage-launch { fill:#16a34a } .stage-sample { fill:#84cc16 } .stage-wait { fill:#eab308 }
-.stage-post { fill:#f97316 } .stage-stream { fill:#db2777 } .stage-idle { fill:#cbd5e1 } .stage-other { fill:#e2e8f0 }
+.stage-post { fill:#f97316 } .stage-stream { fill:#db2777 }
+.stage-idle { fill:#cbd5e1 } .stage-other { fill:#e2e8f0 }
 .legend { margin: .2rem 0 1rem; color: var(--soft); font-size: .85rem; } .key { margin-right: 1.2rem; }
 .swatch { width: 14px; height: 10px; margin-right: .35rem; } .swatch-fill { stroke-width: 6; }
 .bad { color: var(--bad); } .soft { color: var(--soft); }
@@ -97,7 +99,9 @@ def _facts(trace: Trace, summary: Summary, model_reason: str) -> str:
 def _timeline(trace: Trace, summary: Summary) -> str:
     lines = []
     for mode, bins in summary.bins.items():
-        points = [(_bin_second(place, summary), slot.total / slot.count) for place, slot in sorted(bins.items())]
+        points = [
+            (_bin_second(place, summary), slot.total / slot.count) for place, slot in sorted(bins.items())
+        ]
         lines.append(Line(mode, f"mode-{mode}", points))
         expected = [
             (_bin_second(place, summary), slot.expected / slot.predicted)
@@ -118,7 +122,9 @@ def _timeline(trace: Trace, summary: Summary) -> str:
 def _stages(summary: Summary) -> str:
     rows = []
     for mode, whole in summary.modes.items():
-        parts = [(stage, summary.stages[mode, stage].total / whole.count) for stage in stages_of(summary, mode)]
+        parts = [
+            (stage, summary.stages[mode, stage].total / whole.count) for stage in stages_of(summary, mode)
+        ]
         rest = (whole.mean or 0.0) - sum(value for _, value in parts)
         if parts:
             rows.append((mode, [*parts, *([("other", rest)] if rest > 0 else [])]))
@@ -145,7 +151,8 @@ def _anomalies(trace: Trace, summary: Summary, model_reason: str) -> str:
     for alert in summary.alerts.values():
         made.append(f'<p class="bad">{text(alert_text(alert, trace), 400)}</p>')
         causes = "".join(
-            f"<li>{cause.score:.2f} {text(cause.text or cause.id)}: {text('; '.join(cause.evidence), 400)}</li>"
+            f"<li>{cause.score:.2f} {text(cause.text or cause.id)}: {text('; '.join(cause.evidence), 400)}"
+            "</li>"
             for cause in alert.causes[:5]
         )
         made.append(f"<ul>{causes}</ul>" if causes else "")
@@ -176,7 +183,10 @@ def _counters(summary: Summary) -> str:
             device,
             str(reading.values.count),
             *(
-                [f"{value:.4g}" for value in (reading.values.low, reading.values.mean or 0.0, reading.values.high)]
+                [
+                    f"{value:.4g}"
+                    for value in (reading.values.low, reading.values.mean or 0.0, reading.values.high)
+                ]
                 if reading.values.count
                 else [MISSING] * 3
             ),

@@ -52,7 +52,13 @@ def text(value: object, limit: int = 200) -> str:
 
 
 def line_plot(
-    title: str, lines: Sequence[Line], *, x_unit: str, y_unit: str, bands: Sequence[Band] = (), height: int = HEIGHT
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_unit: str,
+    y_unit: str,
+    bands: Sequence[Band] = (),
+    height: int = HEIGHT,
 ) -> str:
     """Lines over a common x axis; the y axis begins at 0 when nothing is negative."""
     points = [point for line in lines for point in line.points if all(map(math.isfinite, point))]
@@ -116,16 +122,17 @@ def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
 
 
 def _open(title: str, height: int) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text(title)}"><title>{text(title)}</title>'
-    )
+    name = text(title)
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}"><title>{name}</title>'
 
 
 def _axes(x: Scale, y: Scale, x_unit: str, y_unit: str, height: int) -> list[str]:
     made = []
     for tick in ticks(y.low, y.high, 4):
         place = y(tick)
-        made.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
+        made.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>'
+        )
         made.append(f'<text x="{_LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
     for tick in ticks(x.low, x.high, 8):
         made.append(f'<text x="{x(tick):.1f}" y="{height - 16}" text-anchor="middle">{tick:.4g}</text>')

@@ -27,6 +27,7 @@ from prismtop.model import (
     Replay,
     Request,
 )
+from prismtop.sources.replay_controls import Controls
 from prismtop.sources.tick import SourceTick
 from prismtop.trace.load import Trace
 from prismtop.trace.own import LostSoFar, Said, SessionInfo, StateChange
@@ -38,7 +39,8 @@ LEAD_NS = 500_000_000
 PREROLL_NS = 10 * 10**9
 """What is shown of the time before a place that one jumps to."""
 PER_POLL = 4000
-"""Moments taken in one poll at most: beyond, a replay falls behind its clock instead of stopping the screen."""
+"""Moments taken in one poll at most: beyond, a replay falls behind its clock instead of stopping the
+screen."""
 FRAME_BATCHES = 64
 """Batches in a tick as recorded at most: a live session sees no more in one poll."""
 _NEVER = 1 << 63
@@ -370,70 +372,6 @@ class ReplaySource:
 
     def _do_toggle_loop(self) -> None:
         self._loop = not self._loop
-
-
-class Controls:
-    """`ReplayControls`: notes what is asked for, from any thread (a deque's append and popleft are atomic)."""
-
-    def __init__(self) -> None:
-        self._asked: deque[tuple[str, tuple[Any, ...]]] = deque()
-
-    def take(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        """What was asked for since the last call, oldest first."""
-        while self._asked:
-            yield self._asked.popleft()
-
-    def toggle(self) -> None:
-        """See `ReplayControls.toggle`."""
-        self._asked.append(("toggle", ()))
-
-    def step(self, batches: int) -> None:
-        """See `ReplayControls.step`."""
-        self._asked.append(("step", (batches,)))
-
-    def faster(self) -> None:
-        """See `ReplayControls.faster`."""
-        self._asked.append(("faster", ()))
-
-    def slower(self) -> None:
-        """See `ReplayControls.slower`."""
-        self._asked.append(("slower", ()))
-
-    def seek_ns(self, time_ns: int) -> None:
-        """See `ReplayControls.seek_ns`."""
-        self._asked.append(("seek_ns", (time_ns,)))
-
-    def seek_fraction(self, fraction: float) -> None:
-        """See `ReplayControls.seek_fraction`."""
-        self._asked.append(("seek_fraction", (fraction,)))
-
-    def skip_s(self, seconds: float) -> None:
-        """See `ReplayControls.skip_s`."""
-        self._asked.append(("skip_s", (seconds,)))
-
-    def next_anomaly(self) -> None:
-        """See `ReplayControls.next_anomaly`."""
-        self._asked.append(("next_anomaly", ()))
-
-    def previous_anomaly(self) -> None:
-        """See `ReplayControls.previous_anomaly`."""
-        self._asked.append(("previous_anomaly", ()))
-
-    def mark_a(self) -> None:
-        """See `ReplayControls.mark_a`."""
-        self._asked.append(("mark_a", ()))
-
-    def mark_b(self) -> None:
-        """See `ReplayControls.mark_b`."""
-        self._asked.append(("mark_b", ()))
-
-    def clear_marks(self) -> None:
-        """See `ReplayControls.clear_marks`."""
-        self._asked.append(("clear_marks", ()))
-
-    def toggle_loop(self) -> None:
-        """See `ReplayControls.toggle_loop`."""
-        self._asked.append(("toggle_loop", ()))
 
 
 def _sum(totals: Any) -> Lost:

@@ -1,10 +1,10 @@
 """The function whose calls are the batches, found by its regularity.
 
 For traces without annotations (`latency-model.md`, section D): per thread and function the number of calls,
-their total time and the spread of the time between two starts are kept while events stream by, so memory grows
-with the number of names and not with the trace. A function that an engine is known to run once per batch wins;
-else the score is share of the thread's time times regularity, and of those within ten percent of the best the
-outermost, which is the one with the longest calls.
+their total time and the spread of the time between two starts are kept while events stream by, so memory
+grows with the number of names and not with the trace. A function that an engine is known to run once per
+batch wins; else the score is share of the thread's time times regularity, and of those within ten percent
+of the best the outermost, which is the one with the longest calls.
 """
 
 from __future__ import annotations

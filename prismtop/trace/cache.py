@@ -1,7 +1,7 @@
 """Indexes and unpacked traces, kept in the user's cache directory so that a trace opens at once next time.
 
-Named by a hash of the file's path, inode, size and time of change. Written beside and renamed, so that what is
-there is whole; what cannot be read is as good as not there.
+Named by a hash of the file's path, inode, size and time of change. Written beside and renamed, so that what
+is there is whole; what cannot be read is as good as not there.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Two traces at equal workload: batches are compared with those of the other trace that had the same to do.
 
-A stratum is a mode and a narrow range of batch size, prefill tokens and context. Strata with enough batches in
-both traces are matched; in each the medians are compared, and their differences are weighted by the smaller
-number of batches, so that a shift of the workload mix cannot pass for a change of the engine. Confidence
-intervals come from a moving block bootstrap (consecutive batches are not independent; Kuensch 1989) with
-blocks of the cube root of the stratum's size.
+A stratum is a mode and a narrow range of batch size, prefill tokens and context. Strata with enough batches
+in both traces are matched; in each the medians are compared, and their differences are weighted by the
+smaller number of batches, so that a shift of the workload mix cannot pass for a change of the engine.
+Confidence intervals come from a moving block bootstrap (consecutive batches are not independent; Kuensch
+1989) with blocks of the cube root of the stratum's size.
 """
 
 from __future__ import annotations
@@ -218,7 +218,8 @@ def _values(columns: dict[str, array[float]], what: str) -> Floats:
     import numpy as np
 
     values = np.array(columns[what])
-    return values[~np.isnan(values)]
+    known: Floats = values[~np.isnan(values)]
+    return known
 
 
 def _count(columns: dict[str, array[float]]) -> int:

@@ -1,9 +1,9 @@
 """Random access into a recording of ours: where its blocks are, and what must be known before any of them.
 
-A recording holds one event a line in the order in which its session saw them, so a block is a run of lines, and
-the latest time up to its end says whether a moment lies before or after it. No event is parsed for that but one
-a block and those few that change how others are understood (session, counter series, attach state) or that a
-person jumps to (alerts, injected faults).
+A recording holds one event a line in the order in which its session saw them, so a block is a run of lines,
+and the latest time up to its end says whether a moment lies before or after it. No event is parsed for that
+but one a block and those few that change how others are understood (session, counter series, attach state)
+or that a person jumps to (alerts, injected faults).
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ def lines_of(path: Path, index: Index | None = None, size: int = PIECE) -> Itera
 def events_in(block: bytes) -> list[dict[str, Any]]:
     """The events of whole lines; a line that cannot be read is left out."""
     try:
-        made = json.loads(b"[" + block.strip(b" \t\r\n,").lstrip(b"[").rstrip(b"]").rstrip(b" \t\r\n,") + b"]")
+        made = json.loads(
+            b"[" + block.strip(b" \t\r\n,").lstrip(b"[").rstrip(b"]").rstrip(b" \t\r\n,") + b"]"
+        )
     except (ValueError, RecursionError):
         made = [decode_object(line.strip(b" \t\r,")) for line in block.split(b"\n")]
     return [event for event in made if isinstance(event, dict)]

@@ -1,13 +1,14 @@
 """Trace events out of JSON text as it is found in the field.
 
-A block of events is decoded at once; when that fails each event is tried alone, then with the defects repaired
-that real profilers write: bare `inf` and `nan` (kineto#105), raw control characters in strings
-(pytorch#130622), unescaped Windows paths (pytorch#98432), bytes that are no UTF-8. What is left is skipped and
-counted, never guessed.
+A block of events is decoded at once; when that fails each event is tried alone, then with the defects
+repaired that real profilers write: bare `inf` and `nan` (kineto#105), raw control characters in strings
+(pytorch#130622), unescaped Windows paths (pytorch#98432), bytes that are no UTF-8. What is left is skipped
+and counted, never guessed.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -41,14 +42,14 @@ class Event:
 
 
 def _fast_decoder() -> Callable[[bytes], list[Event]] | None:
-    """msgspec's typed decoder when it is installed (`pip install prismtop[fast]`): four times json's speed."""
+    """msgspec's typed decoder when it is installed (`pip install prismtop[fast]`)."""
     try:
-        import msgspec
+        msgspec: Any = importlib.import_module("msgspec")
     except ImportError:
         return None
     fields = [(name, object, None) for name in Event.__slots__ if name != "args"]
-    made = msgspec.defstruct("_Event", [*fields, ("args", msgspec.Raw, msgspec.Raw(b""))], gc=False)
-    decode = msgspec.json.Decoder(list[made]).decode  # type: ignore[valid-type]
+    made: Any = msgspec.defstruct("_Event", [*fields, ("args", msgspec.Raw, msgspec.Raw(b""))], gc=False)
+    decode = msgspec.json.Decoder(list[made]).decode
     return cast("Callable[[bytes], list[Event]]", decode)
 
 

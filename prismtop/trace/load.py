@@ -1,7 +1,7 @@
 """Open traces: one or several files as batches, requests, counters and alerts on one timeline.
 
-    trace = load([Path("run.json")])
-    for batch in trace.batches(): ...
+trace = load([Path("run.json")])
+for batch in trace.batches(): ...
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from prismtop.trace.own import Dropped, GroundTruth, LostSoFar, Said, SessionInf
 from prismtop.trace.story import Moment, Story, open_story
 
 SAME_CLOCK_NS = 10**9
-"""Sessions whose wall clock differs by less ran under one CLOCK_MONOTONIC: the rest is the clock's discipline."""
+"""Sessions whose wall clock differs by less ran under one CLOCK_MONOTONIC: the rest is the clock's
+discipline."""
 
 
 class Truth(NamedTuple):
@@ -41,8 +42,9 @@ class Truth(NamedTuple):
 class Trace:
     """One or several opened files.
 
-    Every iterator starts anew and reads the files again, block by block, so that a trace of any size takes the
-    same memory. Times are nanoseconds of the first file's CLOCK_MONOTONIC (of a foreign trace: of its clock).
+    Every iterator starts anew and reads the files again, block by block, so that a trace of any size takes
+    the same memory. Times are nanoseconds of the first file's CLOCK_MONOTONIC (of a foreign trace: of its
+    clock).
 
     Attributes:
         stories: the files.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_EVENT = 16 << 20
+MAX_EVENT = 8 << 20
 """Bytes of one event; the largest seen in real traces is 0.3 MB."""
 MAX_HEAD = 8 << 20
 _FIX = "`prismtop replay` takes Chrome trace JSON (.json, .json.gz) and LatencyPrism's CSVs."
@@ -83,42 +83,44 @@ class TraceReader:
         """
         source = Unpacked(self.path)
         pieces = source.pieces(size)
-        head, carry, offset = self._start(source, pieces)
-        for carry, offset in self._grow(pieces, carry, offset):
-            found = _scan(carry)
-            if found.end is not None:
+        head, rest, offset = self._start(source, pieces)
+        wanted = 0
+        while True:
+            if len(rest) >= wanted:
+                found = _scan(rest)
                 if found.last:
-                    yield Block(offset + found.first, carry[found.first : found.last])
-                self._finish(head, carry[found.end + 1 :], pieces)
-                self.notes += source.notes
-                return
-            if found.last:
-                yield Block(offset + found.first, carry[found.first : found.last])
-                self._rest = carry[found.last :]
-                self._used = found.last
-            elif len(carry) > MAX_EVENT:
+                    yield self._block(offset + found.first, rest[found.first : found.last])
+                if found.end is not None:
+                    self._finish(head, rest[found.end + 1 :], pieces)
+                    break
+                rest, offset = rest[found.last :], offset + found.last
+                # An event that does not end is looked at again at twice its size: linear in the end.
+                wanted = 0 if found.last else min(2 * len(rest), MAX_EVENT + 1)
+            if len(rest) > MAX_EVENT:
                 raise UsageError(
                     f"{source.name} holds an event of more than {MAX_EVENT >> 20} MiB: it is not a trace.",
                     fix=_FIX,
                 )
+            piece = next(pieces, b"")
+            if not piece and len(rest) < wanted:
+                wanted = 0
+                continue
+            if not piece:
+                self._cut_short(source, rest, head)
+                break
+            rest += piece
         self.notes += source.notes
-        left = self._rest.strip(b", \t\r\n")
+
+    def _block(self, offset: int, data: bytes) -> Block:
+        if self.form == "lines":  # no line feed stands inside of a string, so this is between two events
+            data = data.replace(b"}\n{", b"},{").replace(b"}\r\n{", b"},{")
+        return Block(offset, data)
+
+    def _cut_short(self, source: Unpacked, rest: bytes, head: bytes) -> None:
+        left = len(rest.strip(b", \t\r\n"))
         if self.form == "object" or left:
-            self.notes.append(f"{source.name} is cut short: its last {len(left)} bytes are no whole event.")
+            self.notes.append(f"{source.name} is cut short: its last {left} bytes are no whole event")
         self._finish(head, b"", iter(()))
-
-    _rest: bytes = b""
-    _used: int = 0
-
-    def _grow(self, pieces: Iterator[bytes], carry: bytes, offset: int) -> Iterator[tuple[bytes, int]]:
-        """What is not yet cut into blocks, with each further piece; first what there is."""
-        self._rest, self._used = carry, 0
-        yield carry, offset
-        for piece in pieces:
-            offset += self._used
-            self._used = 0
-            self._rest += piece
-            yield self._rest, offset
 
     def _start(self, source: Unpacked, pieces: Iterator[bytes]) -> tuple[bytes, bytes, int]:
         """(text before the events, first bytes of the events, their offset)."""

@@ -31,7 +31,9 @@ def _whole(value: object) -> bool:
 
 
 def _number(value: object) -> bool:
-    return (type(value) is int and -_LIMIT < value < _LIMIT) or (type(value) is float and math.isfinite(value))
+    return (type(value) is int and -_LIMIT < value < _LIMIT) or (
+        type(value) is float and math.isfinite(value)
+    )
 
 
 def _batch(batch: Batch) -> bool:

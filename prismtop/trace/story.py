@@ -1,8 +1,8 @@
 """One file as a recording of ours with an index: in place, unpacked, or translated.
 
 A recording of ours that is plain text is read where it is. Every other trace is turned once into such a
-recording in the user's cache: ours is unpacked, somebody else's is translated. So there is one way to read, to
-seek in and to judge any trace.
+recording in the user's cache: ours is unpacked, somebody else's is translated. So there is one way to read,
+to seek in and to judge any trace.
 """
 
 from __future__ import annotations
@@ -290,7 +290,9 @@ def _unpack(source: Unpacked, file: _Limited, lines: bool, notes: list[str]) -> 
             fields = {name: getattr(event, name) for name in event.__slots__}
             fields["args"] = arguments(event)
             made = {name: value for name, value in fields.items() if value is not None}
-            file.write(json.dumps(made, separators=(",", ":"), allow_nan=False, default=str).encode() + b",\n")
+            file.write(
+                json.dumps(made, separators=(",", ":"), allow_nan=False, default=str).encode() + b",\n"
+            )
     notes += reader.notes
 
 

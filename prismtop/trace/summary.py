@@ -209,7 +209,6 @@ class Summary:
                 reading.stride *= 2
 
 
-
 def summarise(frames: Iterable[Frame], start_ns: int, end_ns: int) -> Summary:
     """The summary of every frame of a replay."""
     made = Summary(start_ns, end_ns)

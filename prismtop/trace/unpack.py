@@ -42,7 +42,8 @@ class Unpacked:
         notes: sentences about damage met while reading.
 
     Raises:
-        UsageError: it does not exist, cannot be read, is no regular file, is empty, or is of a kind that holds
+        UsageError: it does not exist, cannot be read, is no regular file, is empty, or is of a kind that
+        holds
             no JSON or CSV text.
     """
 
@@ -90,7 +91,7 @@ class Unpacked:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             file.close()
             raise UsageError(f"{self.name} is not a regular file.", fix="Name a trace file.")
-        return file  # type: ignore[return-value]
+        return file
 
     def _plain(self, size: int) -> Iterator[bytes]:
         with self._open() as file:
@@ -115,7 +116,9 @@ class Unpacked:
                 try:
                     piece = unpacker.decompress(buffer, size)
                 except zlib.error:
-                    self.notes.append(f"{self.name} is damaged after {made} unpacked bytes: read up to there.")
+                    self.notes.append(
+                        f"{self.name} is damaged after {made} unpacked bytes: read up to there."
+                    )
                     return
                 whole = False
                 buffer = unpacker.unconsumed_tail

@@ -36,7 +36,9 @@ MAX_ROWS = 3_000_000
 """Spans and readings kept of one file; beyond, the rest is left out and said."""
 MAX_NAMES = 200_000
 _HOST_PID = re.compile(r"^(?P<host>.*)\((?P<pid>\d{1,9})\)$")
-_FUNCTION_CATS = frozenset(("python_function", "python", "py-spy", "FEE", "CAT_APP", "user_annotation", "user probe", ""))
+_FUNCTION_CATS = frozenset(
+    ("python_function", "python", "py-spy", "FEE", "CAT_APP", "user_annotation", "user probe", "")
+)
 _RUNTIME_CATS = frozenset(("cuda_runtime", "cuda_driver", "hip_runtime"))
 _MODES = tuple(Mode)
 
@@ -319,7 +321,9 @@ def _assembler(
         previous_end: int | None = None
         for number, (start, end, index) in enumerate(spans):
             named = found.named[index] if index >= 0 else Named("step")
-            inside = stages[bisect_right(starts, start - 1) : bisect_right(starts, end - 1)] if end > start else []
+            inside = (
+                stages[bisect_right(starts, start - 1) : bisect_right(starts, end - 1)] if end > start else []
+            )
             rows = [(s, min(e, end), *found.stage_names[k]) for s, e, k in inside]
             if named.stage:
                 rows.insert(0, (start, end, named.stage, "annotation"))

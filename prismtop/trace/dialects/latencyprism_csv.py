@@ -4,7 +4,7 @@
 |---|---|
 | `start_ts, duration_us, batch_size, ...` | one batch a row (vLLM) |
 | `start_ts, duration_us, compute_batch_size, ..., compute_forward_mode` | one batch a row (SGLang) |
-| `cycle, anchor_name, anchor_dur_us, cycle_start_ts, ...` | functions and kernels of a cycle, many rows each |
+| `cycle, anchor_name, anchor_dur_us, cycle_start_ts, ...` | functions and kernels of a cycle, a row each |
 | `counter_name, timestamp, value, hostname` | readings |
 
 Times are Unix microseconds. The counters name no device: where a name has several readings of one time, they
@@ -29,7 +29,12 @@ MAX_ROWS = 2_000_000
 _BATCHES = {"start_ts", "duration_us"}
 _CYCLES = {"cycle", "anchor_dur_us", "cycle_start_ts"}
 _COUNTERS = {"counter_name", "timestamp", "value"}
-_SGLANG_MODES = {"1": Mode.PREFILL, "2": Mode.DECODE, "3": Mode.MIXED, "4": Mode.IDLE}  # ForwardMode, SGLang 0.5
+_SGLANG_MODES = {
+    "1": Mode.PREFILL,
+    "2": Mode.DECODE,
+    "3": Mode.MIXED,
+    "4": Mode.IDLE,
+}  # ForwardMode, SGLang 0.5
 _OF_PROCESS = re.compile(r"^(process_\w+?)_([\d.]+(?:e\+\d+)?)$")
 _TIME = re.compile(r"^(\d{1,16})(?:\.(\d{1,9})\d*)?$")
 _Row = dict[str, str]
@@ -64,7 +69,8 @@ def read_csv(path: Path) -> Foreign:
         batches, number = _read_batches(_all(first, rows))
     if not batches and not counters:
         raise UsageError(
-            f"{source.name} has no row that could be read.", fix="Name a table that holds batches or counters."
+            f"{source.name} has no row that could be read.",
+            fix="Name a table that holds batches or counters.",
         )
     times = [(b.start_ns, b.end_ns) for b in batches] + [(c.time_ns, c.time_ns) for c in counters]
     kept = len(counters) if counters else number
@@ -148,9 +154,7 @@ def _read_batches(rows: Iterator[_Row]) -> tuple[list[Batch], int]:
             max_context=None if None in longest else round(sum(x or 0 for x in longest)),
         )
         engine = "sglang" if sglang else "vllm"
-        made.append(
-            Batch(0, engine, 0, start, length, mode=mode, workload=workload, origin=Origin.TRACE)
-        )
+        made.append(Batch(0, engine, 0, start, length, mode=mode, workload=workload, origin=Origin.TRACE))
         jobs.append(row.get("job_name", ""))
     return _in_order(made, jobs), number
 

@@ -1,14 +1,15 @@
 """What the names in other profilers' traces say: batches, stages, modes.
 
-Annotations carry a batch's workload: vLLM's `execute_context_2(8192)_generation_37(37)`, the same with sums of
-lengths as in the traces of TraceLens (`execute_8192_context_9(sq8155sk8430...)_generation_37(sq37sk34489...)`),
-SGLang's `step[DECODE bs=32]`, and torch.profiler's `ProfilerStep#6`, which carries none.
+Annotations carry a batch's workload: vLLM's `execute_context_2(8192)_generation_37(37)`, the same with sums
+of lengths as in the traces of TraceLens
+(`execute_8192_context_9(sq8155sk8430...)_generation_37(sq37sk34489...)`), SGLang's `step[DECODE bs=32]`,
+and torch.profiler's `ProfilerStep#6`, which carries none.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prismtop.model import Mode, Workload
 
@@ -43,7 +44,7 @@ class Named:
 
     kind: str
     mode: Mode = Mode.UNKNOWN
-    workload: Workload = Workload()
+    workload: Workload = field(default_factory=Workload)
     engine: str = ""
     stage: str = ""
 
@@ -89,13 +90,21 @@ def _sglang(found: re.Match[str]) -> Named | None:
         return None
     values = {key: int(value) for key, value in _PAIR.findall(found["rest"]) if len(value) < 19}
     size = values.get("bs")
-    tokens = next((values[key] for key in ("toks", "tokens", "tok", "ntok", "extend_tokens") if key in values), None)
+    tokens = next(
+        (values[key] for key in ("toks", "tokens", "tok", "ntok", "extend_tokens") if key in values), None
+    )
     prefill, decode = None, None
     if mode is Mode.DECODE:
         prefill, decode = 0, tokens if tokens is not None else size
     elif mode is Mode.PREFILL:
         prefill, decode = tokens, 0
-    return Named("workload", mode, Workload(batch_size=size, prefill_tokens=prefill, decode_tokens=decode), "sglang", "launch")
+    return Named(
+        "workload",
+        mode,
+        Workload(batch_size=size, prefill_tokens=prefill, decode_tokens=decode),
+        "sglang",
+        "launch",
+    )
 
 
 _STAGE_OF = {
@@ -151,12 +160,16 @@ _STAGE_OF = {
     ),
     "stream": ("stream_output", "send_to_detokenizer", "process_output_sockets"),
 }
-_ANNOTATED_ONLY = frozenset(("forward", "sample", "schedule", "draft", "sampler", "bookkeep", "preprocess", "postprocess"))
+_ANNOTATED_ONLY = frozenset(
+    ("forward", "sample", "schedule", "draft", "sampler", "bookkeep", "preprocess", "postprocess")
+)
 """Names so common that as a function they count only in an engine's own files."""
 _STAGES = {name: stage for stage, names in _STAGE_OF.items() for name in names}
 _ENGINE_PATHS = (("vllm/", "vllm"), ("sglang/", "sglang"), ("prismtop/demo/", "demo"))
 _FILE_FIRST = re.compile(r"^(?P<file>[^()]*)\(\d+\): (?P<name>\S+)$")  # torch: file(line): name
-_NAME_FIRST = re.compile(r"^(?P<name>[^\s()]+) \((?P<file>[^()]*?)(?::\d+)?\)$")  # py-spy, viztracer: name (file:line)
+_NAME_FIRST = re.compile(
+    r"^(?P<name>[^\s()]+) \((?P<file>[^()]*?)(?::\d+)?\)$"
+)  # py-spy, viztracer: name (file:line)
 _MODEL_FILES = re.compile(r"/(models|layers|nn|model_executor/models)/|torch/")
 
 
