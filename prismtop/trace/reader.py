@@ -47,7 +47,7 @@ class Block:
 
     def events(self) -> tuple[list[Event], int]:
         """The events, and how many could not be read."""
-        return decode_block(self.data, spans)
+        return decode_block(self.data, spans, nested_spans)
 
 
 @dataclass
@@ -189,6 +189,19 @@ def spans(data: bytes) -> list[tuple[int, int]]:
             break
         made.append((start, int(ends[at])))
     return made
+
+
+def nested_spans(data: bytes) -> list[tuple[int, int]]:
+    """Start and end of what stands in brackets inside each object of `data`."""
+    import numpy as np
+
+    places, _, depth, kinds = _structure(data)
+    opens = (kinds == _OPEN) | (kinds == _OPEN_LIST)
+    starts = places[np.flatnonzero((depth == 2) & opens)]
+    ends = places[np.flatnonzero((depth == 1) & ~opens)] + 1
+    if len(starts) != len(ends):
+        return []
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ an iteration, the calls of the anchor function (a second pass, see `prismtop.tra
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from bisect import bisect_right
@@ -41,6 +42,8 @@ _FUNCTION_CATS = frozenset(
 )
 _RUNTIME_CATS = frozenset(("cuda_runtime", "cuda_driver", "hip_runtime"))
 _MODES = tuple(Mode)
+_NOTHING = ("", 0)
+"""What most events are: kernels, operators, flows."""
 
 
 @dataclass
@@ -83,18 +86,39 @@ class _Collector:
         self.rows = 0
         self.cats: set[str] = set()
         self._kinds: dict[tuple[object, object], tuple[str, int]] = {}
+        self._low_us, self._high_us = math.inf, -math.inf
         self._open: dict[_Track, list[tuple[int, object, object]]] = {}
 
     def take(self, events: Iterable[Event]) -> None:
         """Look at a block of events."""
+        kinds = self._kinds
+        low, high, count = self._low_us, self._high_us, self.events
         for event in events:
             phase = event.ph
             if phase == "X":
-                start, length = ns_of(event.ts), ns_of(event.dur)
-                if start is None or length is None or length < 0:
+                try:
+                    what = kinds[event.name, event.cat]
+                except KeyError:
+                    what = self._classify(event.name, event.cat)
+                except TypeError:  # a name that is a list
                     continue
-                self._span((event.pid, event.tid), event.name, event.cat, start, start + length)
-            elif phase == "B":
+                at, length = event.ts, event.dur
+                if what is _NOTHING:
+                    if type(at) is float and type(length) is float:
+                        # Most events of a trace: only that it goes on for so long matters.
+                        if at < low:
+                            low = at
+                        if at + length > high:
+                            high = at + length
+                    count += 1
+                    continue
+                start, span = ns_of(at), ns_of(length)
+                if start is None or span is None or span < 0:
+                    continue
+                count += 1
+                self._span((event.pid, event.tid), event.name, what, start, start + span)
+                continue
+            if phase == "B":
                 at = ns_of(event.ts)
                 stack = self._open.setdefault((event.pid, event.tid), [])
                 if at is not None and len(stack) < 10_000:
@@ -105,24 +129,32 @@ class _Collector:
                 if at is not None and stack:
                     begun, name, cat = stack.pop()
                     if at >= begun:
-                        self._span((event.pid, event.tid), name, cat, begun, at)
+                        self._ended((event.pid, event.tid), name, cat, begun, at)
             elif phase == "C":
                 self._counter(event)
             elif phase != "M":
                 continue
-            self.events += 1
+            count += 1
+        self._low_us, self._high_us, self.events = low, high, count
+        for bound in (low, high):
+            at_ns = ns_of(bound)
+            if at_ns is not None:
+                self.start_ns, self.end_ns = min(self.start_ns, at_ns), max(self.end_ns, at_ns)
 
-    def _span(self, track: _Track, name: object, cat: object, start: int, end: int) -> None:
+    def _ended(self, track: _Track, name: object, cat: object, start: int, end: int) -> None:
+        """A begin and its end."""
+        try:
+            what = self._kinds.get((name, cat)) or self._classify(name, cat)
+        except TypeError:  # a name that is a list
+            return
+        self._span(track, name, what, start, end)
+
+    def _span(self, track: _Track, name: object, kind: tuple[str, int], start: int, end: int) -> None:
         if start < self.start_ns:
             self.start_ns = start
         if end > self.end_ns:
             self.end_ns = end
-        try:
-            what, number = self._kinds[name, cat]
-        except KeyError:
-            what, number = self._classify(name, cat)
-        except TypeError:  # a name that is a list
-            return
+        what, number = kind
         if not what:
             return
         if what == "function":
@@ -149,10 +181,10 @@ class _Collector:
 
     def _classify(self, name: object, cat: object) -> tuple[str, int]:
         if not isinstance(name, str) or not (cat is None or isinstance(cat, str)) or len(name) > 4096:
-            return "", 0
+            return _NOTHING
         kind = cat or ""
         self.cats.add(kind[:64])
-        made = ("", 0)
+        made = _NOTHING
         engine = engine_of(function_and_file(name)[1])
         if engine:
             self.engines[engine] = self.engines.get(engine, 0) + 1
