@@ -134,7 +134,8 @@ def unfinished(state: Decoding) -> list[Batch]:
 
 def time_ns(event: Event, base_ns: int) -> int:
     """CLOCK_MONOTONIC nanoseconds of an event's `ts`."""
-    return base_ns + round(event["ts"] * 1000)
+    relative: int = round(event["ts"] * 1000)
+    return base_ns + relative
 
 
 def _session(event: Event, state: Decoding) -> SessionInfo | None:

@@ -72,10 +72,7 @@ class Ring:
         """
         blocks = [block for block in self._blocks if block.last_ns >= time_ns]
         chunks = [chunk for chunk in self._open if chunk.time_ns >= time_ns]
-        if blocks:
-            first = blocks[0].first_ns
-        else:
-            first = chunks[0].time_ns if chunks else None
+        first = blocks[0].first_ns if blocks else chunks[0].time_ns if chunks else None
         return [*blocks, *chunks], first
 
     def _close_block(self) -> None:

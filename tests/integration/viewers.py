@@ -74,40 +74,61 @@ def chrome_missing() -> str:
     return "" if done.returncode == 0 else "the npm package playwright-core is not installed (set NODE_PATH)"
 
 
-def perfetto(path: Path, sql: str = "") -> Seen:
-    """Load a file in the real trace processor.
-
-    Raises:
-        Rejected: with its error, or because it did not answer in time.
+class Perfetto:
+    """The real trace processor. One process loads one file after the other; after a file that it rejects a
+    new one is started.
     """
-    tpq = _tpq()
-    processor = tpq.TP()
-    watchdog = threading.Timer(LOAD_TIMEOUT_S, processor.p.kill)
-    watchdog.start()
-    try:
-        processor.load(str(path))
-        slices, counters = (
-            processor.q(f"select count(*) from {table}")[1][0][0] for table in ("slice", "counter")
-        )
-        errors = {name: value for name, value, _ in processor.q(tpq.STATS)[1]}
-        processes = dict(map(tuple, processor.q("select pid, name from process where upid > 0")[1]))
-        threads = tuple(row[0] for row in processor.q("select name from thread where name is not null")[1])
-        rows = tuple(map(tuple, processor.q(sql)[1])) if sql else ()
-    except (RuntimeError, ConnectionError, OSError) as error:
-        raise Rejected(str(error)) from None
-    finally:
-        watchdog.cancel()
+
+    def __init__(self) -> None:
+        self._processor: Any = None
+
+    def load(self, path: Path, sql: str = "", timeout_s: float = LOAD_TIMEOUT_S) -> Seen:
+        """Load a file, and answer a query about it.
+
+        Raises:
+            Rejected: with its error, or because it did not answer in time.
+        """
+        tpq = _tpq()
+        if self._processor is None:
+            self._processor = tpq.TP()
+        else:
+            self._reset()
+        processor = self._processor
+        watchdog = threading.Timer(timeout_s, processor.p.kill)
+        watchdog.start()
         try:
-            processor.close()
-        except Exception:
+            processor.load(str(path))
+            slices, counters = (
+                processor.q(f"select count(*) from {table}")[1][0][0] for table in ("slice", "counter")
+            )
+            errors = {name: value for name, value, _ in processor.q(tpq.STATS)[1]}
+            processes = dict(map(tuple, processor.q("select pid, name from process where upid > 0")[1]))
+            threads = processor.q("select name from thread where name is not null")[1]
+            rows = tuple(map(tuple, processor.q(sql)[1])) if sql else ()
+        except (RuntimeError, ConnectionError, OSError) as error:
+            self.close()
+            raise Rejected(str(error)) from None
+        finally:
+            watchdog.cancel()
+        return Seen(slices, counters, errors, processes, tuple(name for (name,) in threads), rows)
+
+    def _reset(self) -> None:
+        processor = self._processor
+
+        def reset(message: Any) -> None:
+            message.request = processor.pf.TraceProcessorRpc.TPM_RESET_TRACE_PROCESSOR
+
+        processor._call(reset)
+        processor._reply()
+
+    def close(self) -> None:
+        """End the process."""
+        processor, self._processor = self._processor, None
+        if processor is not None:
             processor.p.kill()
             processor.p.wait()
-        for pipe in (processor.p.stdin, processor.p.stdout):
-            try:
-                pipe.close()
-            except OSError:
-                pass
-    return Seen(slices, counters, errors, processes, threads, rows)
+            processor.p.stdin.close()
+            processor.p.stdout.close()
 
 
 def chrome(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -116,7 +137,13 @@ def chrome(paths: Sequence[Path]) -> list[dict[str, Any]]:
     """
     with _served() as url:
         done = subprocess.run(
-            ["node", str(Path(__file__).with_name("chrome_viewer.js")), url, str(_chromium()), *map(str, paths)],
+            [
+                "node",
+                str(Path(__file__).with_name("chrome_viewer.js")),
+                url,
+                str(_chromium()),
+                *map(str, paths),
+            ],
             capture_output=True,
             env=_node_env(),
             text=True,
