@@ -68,6 +68,18 @@ class Settings:
     theme: str = _setting("prismtop", "Colour theme of the screen.")
     ascii: bool = _setting(False, "Draw the screen and tables with ASCII characters only.")
     no_mouse: bool = _setting(False, "Leave the mouse to the terminal, so that text can be selected.")
+    record_dir: str = _setting(
+        "", "Directory of recordings without a name; by default below the state directory of the platform."
+    )
+    record_past_s: float = _setting(
+        180.0, "How many seconds back a recording reaches that is begun on the screen.", low=0, high=3600
+    )
+    record_max_mb: int = _setting(
+        2048, "Size of all files of one recording, in MB; the oldest ones go.", low=1, high=1_000_000
+    )
+    record_on_alert: bool = _setting(
+        True, "Save a recording of every alert, with the minute before it; the latest 20 are kept."
+    )
     origins: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -10,7 +10,7 @@ from prismtop.commands.context import Context
 from prismtop.model import Group
 
 if TYPE_CHECKING:
-    from prismtop.session import CounterSource, Session, Sink
+    from prismtop.session import CounterSource, RecordingSink, Session, Sink
 
 
 def open_session(
@@ -21,6 +21,7 @@ def open_session(
     figures: bool = True,
     counters: bool = False,
     sinks: Sequence[Sink] = (),
+    recorder: RecordingSink | None = None,
 ) -> Session:
     """Attach to every probed member of `group`, or to none of them.
 
@@ -28,6 +29,7 @@ def open_session(
         figures: False leaves rates and percentiles out of the frames.
         counters: sample the host and its devices, in threads of their own.
         sinks: take every frame.
+        recorder: keeps the last minutes, and writes them when asked.
 
     Raises:
         PrismtopError: with the cause and the fix; nothing is left in any process then.
@@ -54,6 +56,7 @@ def open_session(
         window_s=settings.window_s,
         figures=figures,
         counters=_sampler(context, group) if counters else None,
+        recorder=recorder,
         sinks=sinks,
     )
 

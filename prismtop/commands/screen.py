@@ -39,9 +39,11 @@ def run(context: Context, pids: Sequence[int]) -> int:
 
 def open_screen(context: Context, group: Group, profiles: Profiles) -> int:
     """Attach to `group`, show it until the person quits, detach."""
+    from prismtop.trace.recorder import Recorder, RecorderSettings
     from prismtop.tui.app import run_app
 
-    session = open_session(context, group, profiles, counters=True)
+    recorder = Recorder(RecorderSettings.of(context.settings))
+    session = open_session(context, group, profiles, counters=True, recorder=recorder)
     with closing_session(context, session):
         return run_app(session, settings=context.settings)
 
