@@ -172,6 +172,8 @@ def test_a_session_shows_what_the_sampler_read() -> None:
             return {"host_cpu_busy_ratio", "host_memory_used_bytes", "gpu_busy_ratio"} <= names
 
         wait_for(all_seen)
+        session.fast_counters(10, 60)
+        wait_for(lambda: any(c.period_ns == S // 10 for c in session.tick().new_counters))
     finally:
         session.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("prismtop-counters")]
