@@ -30,7 +30,7 @@ PROFILING = tuple(name for name, scale in METRICS.values() if scale == _PERCENT)
 _METRIC = struct.Struct("=IId24x")
 """nvmlGpmMetric_t: id, return code, value, and three pointers that are not used."""
 _METRICS_AT = 24  # after version, number and the two samples of nvmlGpmMetricsGet_t
-TRAFFIC = tuple(name for name, scale in METRICS.values() if scale == _MIB)
+PCIE = frozenset(name for name, _ in METRICS.values() if "_pcie_" in name)
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Gpm:
         self.works: frozenset[str] = frozenset()
         """Names of the last round that had a value."""
 
-    def read(self, sheet: Sheet, *, traffic: bool) -> None:
-        """Take a sample and put metrics on the sheet; `traffic`: PCIe and NVLink too."""
+    def read(self, sheet: Sheet, without: frozenset[str] = frozenset()) -> None:
+        """Take a sample and put metrics on the sheet, without those that another source gives."""
         if not self._ready(sheet):
             return
         pair = self._pair
@@ -74,7 +74,7 @@ class Gpm:
             self.works = frozenset()
             return
         if pair.older_ns:
-            self._metrics(sheet, pair, traffic)
+            self._metrics(sheet, pair, without)
         pair.older, pair.newer, pair.older_ns = pair.newer, pair.older, sheet.now_ns
 
     def _ready(self, sheet: Sheet) -> bool:
@@ -108,7 +108,7 @@ class Gpm:
             )
         return made is not None
 
-    def _metrics(self, sheet: Sheet, pair: _Pair, traffic: bool) -> None:
+    def _metrics(self, sheet: Sheet, pair: _Pair, without: frozenset[str]) -> None:
         nvml, device = self._nvml, self._calls.device
         if self._request is None:
             self._request = nvml.c_nvmlGpmMetricsGet_t()
@@ -126,7 +126,7 @@ class Gpm:
         for (name, scale), (_, code, value) in zip(METRICS.values(), results, strict=True):
             if code == 0:
                 works.add(name)
-                if traffic or name in PROFILING:
+                if name not in without:
                     sheet.value(name, device, value * scale, source="gpm")
             elif name in PROFILING:
                 sheet.gap(name, device, explain(nvml.NVMLError(code)), source="gpm")

@@ -189,3 +189,11 @@ def test_watching_from_outside_without_batches_says_what_was_seen() -> None:
     context, _, report = make_context()
     watch.conclude(context, watch.Watched(0, False, note="launch 71 % of samples"), None, "vllm")
     assert report.said == ["no batch can be told from outside: launch 71 % of samples"]
+
+
+@pytest.mark.parametrize(("json_", "wanted"), [(True, True), (False, False)])
+def test_counters_are_not_sampled_for_a_table(json_: bool, wanted: bool) -> None:
+    context, _, report = make_context(json=json_)
+    asked = replace(context, settings=replace(context.settings, counters=True))
+    assert watch.wants_counters(asked) is wanted
+    assert report.said == ([] if wanted else ["the table has no counters: use --json, or the screen"])
