@@ -167,15 +167,18 @@ CATALOGUE: Mapping[str, Spec] = dict(
             "cgroup", "cgroup", FAST_S, _PID,
             cgroup_throttled_ratio="share of time that the CPU limit stopped its group or a parent of it",
             cgroup_throttled_periods_ratio="share of the limit's periods in which that happened",
-            cgroup_cpu_limit_cores="tightest CPU limit of the group and its parents",
             cgroup_memory_used_bytes="memory charged to the group, page cache included",
-            cgroup_memory_limit_bytes="tightest memory limit of the group and its parents",
             cgroup_memory_high_total="times that the group was slowed down at its memory.high (v2)",
             cgroup_memory_limit_hits_total="times that the group met its memory limit",
             cgroup_oom_kills_total="processes of the group killed for lack of memory",
             cgroup_pressure_cpu_some_ratio="share of time that some task of the group waited for a core (v2)",
             cgroup_pressure_memory_some_ratio="share of time that some task of it waited for memory (v2)",
             cgroup_pressure_io_some_ratio="share of time that some task of it waited for a disk (v2)",
+        ),
+        *_family(
+            "cgroup", "cgroup", SLOW_S, _PID,
+            cgroup_cpu_limit_cores="tightest CPU limit of the group and its parents",
+            cgroup_memory_limit_bytes="tightest memory limit of the group and its parents",
         ),
         *_family(
             "rdma", "sysfs", FAST_S, _DEVICE,
@@ -193,6 +196,9 @@ CATALOGUE: Mapping[str, Spec] = dict(
             gpu_busy_ratio="share of time that some kernel ran",
             gpu_memory_busy_ratio="share of time that device memory was read or written",
             gpu_memory_used_bytes="device memory in use",
+        ),
+        *_family(
+            "gpu.use", "nvml", SLOW_S, _DEVICE,
             gpu_memory_total_bytes="device memory",
         ),
         *_family(

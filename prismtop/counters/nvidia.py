@@ -152,7 +152,8 @@ class _Gpu:
         memory = calls(sheet, _MEMORY, nvml.nvmlDeviceGetMemoryInfo, handle)
         if memory is not None:
             sheet.value("gpu_memory_used_bytes", self.device, memory.used)
-            sheet.value("gpu_memory_total_bytes", self.device, memory.total)
+            if slow:
+                sheet.value("gpu_memory_total_bytes", self.device, memory.total)
         if not self._migs:
             self._gpm.read(sheet, self._fields.given - PCIE)
         works = frozenset() if self._migs else self._gpm.works
@@ -294,7 +295,8 @@ class _Mig:
         memory = self._calls(sheet, _MEMORY, self._nvml.nvmlDeviceGetMemoryInfo, self._handle)
         if memory is not None:
             sheet.value("gpu_memory_used_bytes", self.device, memory.used)
-            sheet.value("gpu_memory_total_bytes", self.device, memory.total)
+            if slow:
+                sheet.value("gpu_memory_total_bytes", self.device, memory.total)
         self._gpm.read(sheet)
         self._processes.read(sheet, slow=slow)
 

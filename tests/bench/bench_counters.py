@@ -70,7 +70,7 @@ def main(seconds: float = 40.0) -> None:
     from tests.unit.nvml_play import compiled
 
     with tempfile.TemporaryDirectory() as folder:
-        library = compiled(Path(folder))
+        library = compiled(Path(folder), "-DSTEP_MS=500")
         control = Path(folder) / "control"
         control.touch()
         from tests.unit.nvml_scene import Scene

@@ -9,6 +9,9 @@
 #include <unistd.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#ifndef STEP_MS
+#define STEP_MS 20  // how often a waiting call looks at the control file
+#endif
 typedef int R;
 typedef unsigned long long ull;
 enum { OK = 0, UNINIT = 1, INVAL = 2, NOSUP = 3, NOTFOUND = 6, INSUF = 7, TIMEOUT = 10, LOST = 15 };
@@ -159,10 +162,10 @@ R nvmlDeviceRegisterEvents(void *h, ull m, void *s) { D(h) return OK; }
 typedef struct { void *dev; ull type, data; unsigned gi, ci; } ev;
 R nvmlEventSetWait_v2(void *s, ev *e, unsigned ms) {
     UP if (!C->live_sets) { C->misuse++; return INVAL; }
-    for (unsigned t = 0; t < ms; t += 50) {
+    for (unsigned t = 0; t < ms; t += STEP_MS) {
         R r = planned(__func__, 0); if (r) return r;
         if (C->xid) { e->dev = (void *)(intptr_t)(C->xid_gpu + 1); e->type = 8; e->data = C->xid; C->xid = 0; return OK; }
-        usleep(50000);
+        usleep(STEP_MS * 1000);
     }
     return TIMEOUT;
 }

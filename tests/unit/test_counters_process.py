@@ -110,7 +110,7 @@ def test_a_thread_that_ends_is_forgotten() -> None:
 
 
 def test_not_every_thread_is_read_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 60 sleeping threads each takes its turn once in a slow period of five rounds."""
+    """Of 60 sleeping threads each takes its turn once in two slow periods of five rounds."""
     import prismtop.counters.process as module
 
     read: list[str] = []
@@ -127,11 +127,11 @@ def test_not_every_thread_is_read_in_every_round(monkeypatch: pytest.MonkeyPatch
         for _ in range(3):
             rounds.round(slow=False)
         read.clear()
-        for _ in range(5):
+        for _ in range(10):
             rounds.round(slow=False)
         others = threading.active_count() - 1
         assert len(set(read)) >= others - HOT_THREADS
-        assert len(read) <= others + 5
+        assert len(read) <= others + 10
 
 
 def test_run_queue_waits_and_switches_come_from_schedstat_and_status(tmp_path: Path) -> None:
