@@ -112,6 +112,9 @@ class ScreenApp(App[None], inherit_bindings=False):
         for screen in self.screen_stack:
             for widget in screen.query(Lines):
                 widget.use(self.look)
+            redraw: Callable[[], None] | None = getattr(screen, "redraw", None)
+            if redraw is not None:
+                redraw()
         self.screen.refresh()
 
     def repaint(self) -> None:

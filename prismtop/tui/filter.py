@@ -12,6 +12,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from prismtop.errors import UsageError
 from prismtop.model import Batch
@@ -25,7 +26,7 @@ _TOKEN = re.compile(r"""("[^"]*"|'[^']*')|(&&?|\|\|?)|(!(?!=))|((?<![<>=!])=(?!=
 _UNIT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(us|ms|s|k|M|%)(?![\w])")
 _FACTORS = {"us": "0.001", "ms": "1", "s": "1000", "k": "1000", "M": "1000000", "%": "1"}
 _SHORT_MODES = {"dec": "decode", "pre": "prefill", "mix": "mixed", "?": "unknown"}
-_COMPARE: dict[type[ast.cmpop], Callable[[object, object], bool]] = {
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge,
 }  # fmt: skip
@@ -144,11 +145,11 @@ def _compared(node: ast.Compare) -> _Get:
     return holds
 
 
-def _holds(operation: Callable[[object, object], bool], one: Value, other: Value) -> bool:
+def _holds(operation: Callable[[Any, Any], bool], one: Value, other: Value) -> bool:
     if one is None or other is None:
         return False
     try:
-        return operation(one, other)
+        return bool(operation(one, other))
     except TypeError:  # a word against a number
         return False
 

@@ -77,20 +77,20 @@ class Glyphs:
     levels: str = " .:-=+*#"
     slow: str = "!"
     match: str = "*"
-    ticks: str = ".+-?"
+    ticks: tuple[str, str, str, str] = (".", "+", "-", "?")
     interval: str = "~"
     down: str = "v"
     up: str = "^"
     branch: str = "|- "
     last: str = "`- "
     trunk: str = "|  "
-    seek: str = "=-|"
+    seek: tuple[str, str, str] = ("=", "-", "|")
     braille: bool = False
 
 
 UNICODE = Glyphs(
-    UNICODE_STAGES, ">", "»", "─", "·", levels=" ▁▂▃▄▅▆▇█", slow="▲", ticks="·▴▾?", interval="±", down="▼",
-    up="▲", branch="├─ ", last="└─ ", trunk="│  ", seek="━─●", braille=True,
+    UNICODE_STAGES, ">", "»", "─", "·", levels=" ▁▂▃▄▅▆▇█", slow="▲", ticks=("·", "▴", "▾", "?"),
+    interval="±", down="▼", up="▲", branch="├─ ", last="└─ ", trunk="│  ", seek=("━", "─", "●"), braille=True,
 )  # fmt: skip
 ASCII = Glyphs(ASCII_STAGES, ">", "}", "-", "|")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prismtop.errors import PrismtopError
 from prismtop.tui.fields import FIELDS
-from prismtop.tui.keys import PANEL_TITLES, PANELS
+from prismtop.tui.keys import PANEL_TITLES, PANELS, Key
 from prismtop.tui.overlay import Entry, Overlay
 from prismtop.tui.view import RATES_HZ
 
@@ -90,7 +90,7 @@ def palette(screen: PanelScreen) -> Overlay:
 
     def entries() -> list[Entry]:
         made = [
-            Entry(f"{key.label}: {_first_sentence(key.help)}", run(key.action), key.shown.split()[0])
+            Entry(_named(key), run(key.action), key.shown.split()[0])
             for key in owner.keymap.keys
             if screen.WHERE in key.where and key.shown and key.id not in ("palette", "up", "down")
             and (owner.controls.replay is not None or not key.replay)
@@ -100,8 +100,9 @@ def palette(screen: PanelScreen) -> Overlay:
     return Overlay("command", entries, on_leave=lambda: owner.use_theme(before))
 
 
-def _first_sentence(text: str) -> str:
-    return text.split(". ")[0].rstrip(".")
+def _named(key: Key) -> str:
+    sentence = key.help.split(". ")[0].rstrip(".")
+    return sentence if sentence.startswith(f"{key.label}:") else f"{key.label}: {sentence}"
 
 
 def setup(screen: PanelScreen) -> Overlay:

@@ -111,9 +111,9 @@ class Overlay:
         most = max(
             [len(entry.title) + len(entry.hint) + 6 for entry in self._entries] + [len(self.title) + 8, 44]
         )
-        cells = max(1, min(width, most, 90))
+        cells = max(1, min(width, most, 76))
         lines = len(self._told(cells)) + len(self._entries) + (2 if self.where == MENU else 3)
-        return cells, max(1, min(height, lines, max(6, height - 4)))
+        return cells, max(1, min(height, lines, max(8, height * 7 // 10)))
 
     def _told(self, width: int) -> list[str]:
         return textwrap.wrap(self.text, max(10, width - 2)) if self.text else []

@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 
 from prismtop.model import Frame
 from prismtop.tui.app import PrismtopApp
+from prismtop.tui.controls import Controls
 from tests.tui.synthetic import START_NS, SyntheticSession
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -41,14 +42,19 @@ def settings(**changes: Any) -> SimpleNamespace:
 
 
 class StillApp(PrismtopApp):
-    """The app; frames come from `feed`."""
+    """The app; frames come from `feed`, and what is asked of the session is answered at once."""
 
     def __init__(
-        self, session: SyntheticSession | None = None, clock: Clock | None = None, **changes: Any
+        self,
+        session: SyntheticSession | None = None,
+        clock: Clock | None = None,
+        controls: Controls | None = None,
+        **changes: Any,
     ) -> None:
         self.clock = clock or Clock()
         self.session = session or SyntheticSession(self.clock)
-        super().__init__(self.session, settings(**changes), now_ns=self.clock)
+        super().__init__(self.session, settings(**changes), controls=controls, now_ns=self.clock)
+        self.collector.ask = lambda call, answer: answer(call())  # type: ignore[method-assign]
 
     def start_collecting(self) -> None:
         """No thread."""

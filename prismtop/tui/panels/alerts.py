@@ -11,7 +11,7 @@ from prismtop.tui.numbers import seconds
 from prismtop.tui.panels.hooks import wrapped
 from prismtop.tui.view import View
 
-UNLOOKED = "causes: not looked for in this session"
+UNLOOKED = "no cause was looked for or found"
 
 
 def clock(frame: Frame, time_ns: int) -> str:

@@ -14,7 +14,7 @@ from prismtop.tui.numbers import NA
 from prismtop.tui.panels.hooks import wrapped
 from prismtop.tui.view import View
 
-NONE_YET = "no counters: nothing samples this host or its devices in this session"
+NONE_YET = "nothing samples this host or its devices in this session"
 _UNIT_SUFFIX = re.compile(
     r"_(ratio|bytes_per_s|bytes|mhz|celsius|watts|seconds|count|per_s|total|cores|bitmask|id)$"
 )
@@ -65,7 +65,7 @@ def amount(counter: Counter) -> str:
         return NA
     unit = counter.unit
     if unit == "ratio":
-        return f"{value * 100:.0f}%"
+        return f"{value * 100:.0f}%" if abs(value) >= 0.0995 or not value else f"{value * 100:.1f}%"
     if unit in ("percent", "pct"):
         return f"{value:.0f}%"
     if unit in ("seconds", "s"):

@@ -48,13 +48,13 @@ def means(frame: Frame) -> list[RankMean]:
         worst[slowest] = worst.get(slowest, 0) + 1
     mean = {rank: sum(values) / len(values) / 1e6 for rank, values in times.items()}
     made = []
-    for rank in sorted(mean):
-        others = sorted(value for other, value in mean.items() if other != rank)
-        typical = others[len(others) // 2] if len(others) % 2 else sum(others[len(others) // 2 - 1 :][:2]) / 2
-        share = worst.get(rank, 0) / len(recent)
-        made.append(
-            RankMean(rank, pids[rank], mean[rank], share, mean[rank] > typical * STRAGGLES and share > 0.5)
-        )
+    for number in sorted(mean):
+        others = sorted(value for other, value in mean.items() if other != number)
+        middle = len(others) // 2
+        typical = others[middle] if len(others) % 2 else (others[middle - 1] + others[middle]) / 2
+        share = worst.get(number, 0) / len(recent)
+        straggler = mean[number] > typical * STRAGGLES and share > 0.5
+        made.append(RankMean(number, pids[number], mean[number], share, straggler))
     return made
 
 

@@ -22,7 +22,9 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
     for member in members:
         parent = member.parent if member.parent in ids and member.parent != member.id else None
         children.setdefault(parent, []).append(member)
-    heading = f" {'process':<34} {'pid':>7}  {'state':<9} {'cpu':>5}  {'measured':<10} title"
+    heading = (
+        f" {'process':<{_name_width(width)}} {'pid':>7}  {'state':<9} {'cpu':>5}  {'measured':<10} title"
+    )
     made: list[Line] = [((fit(heading, width), "column"),)]
     drawn: set[ProcessId] = set()
 
@@ -48,15 +50,20 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
     return made
 
 
+def _name_width(width: int) -> int:
+    return 34 if width >= 110 else 22
+
+
 def _row(member: Target, lead: str, frame: Frame, width: int) -> Line:
     role = safe_text(member.role or "process", 24)
     ranks = " ".join(f"{safe_text(kind, 6)}{rank}" for kind, rank in member.ranks)
     state = safe_text(frame.target_states.get(member.id, NA), 9)
     straggler = any(rank.pid == member.id.pid and rank.straggler for rank in means(frame))
     how = safe_text(member.way_in, 10) if member.probed else "no hooks"
+    room = max(0, _name_width(width) - len(lead))
     spans: list[Span] = [
         (f" {lead}", "muted"),
-        (fit(cut(f"{role} {ranks}".rstrip(), 34 - len(lead)), max(0, 34 - len(lead))), "strong"),
+        (fit(cut(f"{role} {ranks}".rstrip(), room), room), "strong"),
         (f" {member.id.pid:>7}  {state:<9} {_cpu(member, frame):>5}  {how:<10} ", "base"),
     ]
     if straggler:
