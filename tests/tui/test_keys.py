@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from textual import events
-from textual.keys import _character_to_key, key_to_character
-from textual.pilot import Pilot
+from textual.keys import key_to_character
 
 from prismtop.model import Frame, Replay
 from prismtop.tui.controls import Controls
@@ -31,7 +30,7 @@ from prismtop.tui.pages import (
 )
 from prismtop.tui.panels import help as help_page
 from prismtop.tui.panels.footer import footer
-from tests.tui.harness import Clock, screen_text, still
+from tests.tui.harness import Clock, screen_text, settle, still, tap, type_text
 from tests.tui.synthetic import SyntheticSession
 
 Test = Callable[..., Awaitable[None]]
@@ -46,18 +45,6 @@ def covers(*ids: str) -> Callable[[Test], Test]:
         return test
 
     return mark
-
-
-async def press(pilot: Pilot[None], *keys: str) -> None:
-    await pilot.press(*keys)
-    await pilot.pause()
-
-
-async def type_text(pilot: Pilot[None], text: str) -> None:
-    """Keys one after the other, with one pause at the end: `Pilot.press` waits after each."""
-    for letter in text:
-        pilot.app.screen.post_message(events.Key(_character_to_key(letter), letter))
-    await pilot.pause()
 
 
 class Steered:
@@ -96,18 +83,18 @@ def replaying(columns: int = 120, rows: int = 40) -> tuple[Any, Steered, Replaye
 @covers("help")
 async def test_help_opens_from_the_list() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f1")
+        await tap(pilot, "f1")
         assert isinstance(app.screen, HelpScreen)
 
 
 @covers("pause")
 async def test_space_freezes_the_view_and_says_for_how_long() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "space")
+        await tap(pilot, "space")
         before = screen_text(app)
         app.feed(12)
         app.refresh_ages()
-        await pilot.pause()
+        await settle(pilot)
         after = screen_text(app)
         assert "PAUSED 12 s, +1,416 batches" in after
         assert after.splitlines()[5:20] == before.splitlines()[5:20]
@@ -115,23 +102,23 @@ async def test_space_freezes_the_view_and_says_for_how_long() -> None:
 
 async def test_collection_goes_on_under_a_pause() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "space")
+        await tap(pilot, "space")
         frame = app.feed(5)
         assert app.view.latest is frame
 
 
 async def test_space_again_shows_now() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "space")
+        await tap(pilot, "space")
         frame = app.feed(5)
-        await press(pilot, "space")
+        await tap(pilot, "space")
         assert app.view.frame is frame
         assert "PAUSED" not in screen_text(app)
 
 
 async def test_space_pauses_on_a_page_too() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "p", "space")
+        await tap(pilot, "p", "space")
         assert "PAUSED" in screen_text(app)
 
 
@@ -139,7 +126,7 @@ async def test_space_pauses_on_a_page_too() -> None:
 @pytest.mark.parametrize("key", ["q", "ctrl+c"])
 async def test_quit_leaves_from_the_list(key: str) -> None:
     async with still() as (app, pilot):
-        await press(pilot, key)
+        await tap(pilot, key)
         assert not app.is_running or app._exit
 
 
@@ -149,8 +136,8 @@ async def test_quit_leaves_from_the_list(key: str) -> None:
 )
 async def test_quit_leaves_from_everywhere(page: str, key: str) -> None:
     async with still() as (app, pilot):
-        await press(pilot, page)
-        await press(pilot, key)
+        await tap(pilot, page)
+        await tap(pilot, key)
         assert not app.is_running or app._exit
 
 
@@ -160,9 +147,9 @@ async def test_back_returns_to_the_list_from_every_page() -> None:
         for page, key in zip(
             ("f1", "p", "enter", "A", "C", "m", "t"), ("escape", "q", "backspace") * 3, strict=False
         ):
-            await pilot.press(page)
+            await tap(pilot, page)
             assert not isinstance(app.screen, ListScreen)
-            await press(pilot, key)
+            await tap(pilot, key)
             assert isinstance(app.screen, ListScreen)
         assert not app._exit
 
@@ -170,24 +157,24 @@ async def test_back_returns_to_the_list_from_every_page() -> None:
 @covers("up", "down")
 async def test_up_and_down_move_by_one_row() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "down", "down", "j", "k")
+        await tap(pilot, "down", "down", "j", "k")
         assert app.view.cursor == 2
 
 
 @covers("page_up", "page_down")
 async def test_pages_move_by_what_is_visible() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "pagedown")
+        await tap(pilot, "pagedown")
         first = app.view.cursor
         assert first == app.view.height - 1
-        await press(pilot, "pagedown", "pageup")
+        await tap(pilot, "pagedown", "pageup")
         assert app.view.cursor == first
 
 
 @covers("end")
 async def test_end_goes_to_the_oldest_batch_kept() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "end")
+        await tap(pilot, "end")
         assert app.view.selected is not None
         assert app.view.selected.seq == 0
 
@@ -195,17 +182,17 @@ async def test_end_goes_to_the_oldest_batch_kept() -> None:
 @covers("home")
 async def test_home_follows_the_newest_batch_again() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "end", "home")
+        await tap(pilot, "end", "home")
         frame = app.feed(2)
         assert app.view.selected is frame.batches[-1]
 
 
 async def test_the_rows_stand_still_while_one_is_selected_and_the_header_moves_on() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "down")
+        await tap(pilot, "down")
         before = screen_text(app).splitlines()
         app.feed(2)
-        await pilot.pause()
+        await settle(pilot)
         after = screen_text(app).splitlines()
         assert after[6:17] == before[6:17]
         assert after[0] != before[0]
@@ -215,7 +202,7 @@ async def test_the_rows_stand_still_while_one_is_selected_and_the_header_moves_o
 @covers("details")
 async def test_enter_shows_the_selected_batch() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "down", "down", "enter")
+        await tap(pilot, "down", "down", "enter")
         assert isinstance(app.screen, DetailsScreen)
         assert app.view.selected is not None
         assert f"batch {app.view.selected.seq} " in screen_text(app)
@@ -224,14 +211,14 @@ async def test_enter_shows_the_selected_batch() -> None:
 @covers("newer", "older")
 async def test_right_and_left_walk_to_older_and_newer_batches() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "down", "down", "enter", "right", "right", "left")
+        await tap(pilot, "down", "down", "enter", "right", "right", "left")
         assert app.view.cursor == 3
 
 
 @covers("probe")
 async def test_p_opens_the_probe_page() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "p")
+        await tap(pilot, "p")
         assert isinstance(app.screen, HooksScreen)
         assert "n/a: not in this version: vllm.v1.sample" in screen_text(app)
 
@@ -245,19 +232,19 @@ async def test_the_pages_open_and_say_what_they_are_for() -> None:
             ("m", ModelScreen, "2.1 %"),
             ("t", TreeScreen, "VLLM::EngineCore"),
         ):
-            await press(pilot, key)
+            await tap(pilot, key)
             assert isinstance(app.screen, page)
             assert says in screen_text(app)
-            await press(pilot, "escape")
+            await tap(pilot, "escape")
 
 
 @covers("compact")
 async def test_c_takes_panels_away_and_brings_them_back() -> None:
     async with still(120, 40) as (app, pilot):
         full = app.view.height
-        await press(pilot, "c")
+        await tap(pilot, "c")
         assert app.view.height > full
-        await press(pilot, "c")
+        await tap(pilot, "c")
         assert app.view.height == full
 
 
@@ -265,16 +252,16 @@ async def test_c_takes_panels_away_and_brings_them_back() -> None:
 @pytest.mark.parametrize(("key", "hz"), [("plus", 4.0), ("minus", 1.0)])
 async def test_plus_and_minus_change_the_rate_of_the_screen(key: str, hz: float) -> None:
     async with still() as (app, pilot):
-        await press(pilot, key)
+        await tap(pilot, key)
         assert app.collector.ui_hz == hz
         assert f"{hz:g} Hz" in screen_text(app)
 
 
 async def test_the_help_page_scrolls_to_its_end() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f1", "end")
+        await tap(pilot, "f1", "end")
         assert "tensor-parallel ranks." in screen_text(app)
-        await press(pilot, "home", "down", "pagedown", "pageup", "up")
+        await tap(pilot, "home", "down", "pagedown", "pageup", "up")
         assert "keys in the list" in screen_text(app)
 
 
@@ -283,7 +270,7 @@ async def test_ctrl_l_paints_everything_again() -> None:
     async with still() as (app, pilot):
         asked = []
         app._forget_cells = lambda: asked.append(True)  # type: ignore[method-assign]
-        await press(pilot, "ctrl+l")
+        await tap(pilot, "ctrl+l")
         assert asked == [True]
 
 
@@ -292,23 +279,23 @@ async def test_ctrl_z_suspends() -> None:
     async with still() as (app, pilot):
         asked = []
         app.action_suspend_process = lambda: asked.append(True)  # type: ignore[method-assign]
-        await press(pilot, "ctrl+z")
+        await tap(pilot, "ctrl+z")
         assert asked == [True]
 
 
 @covers("filter", "prompt_take")
 async def test_a_filter_shows_only_rows_that_match() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "slash")
+        await tap(pilot, "slash")
         await type_text(pilot, "mode==mixed & dur>20ms")
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         assert 0 < app.view.total_rows < 20
         assert all(batch.mode.value == "mixed" for batch in app.view.rows)
 
 
 async def test_a_filter_works_while_it_is_typed_and_says_what_is_wrong_with_it() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "slash")
+        await tap(pilot, "slash")
         await type_text(pilot, "mixed")
         assert 0 < app.view.total_rows < 20
         await type_text(pilot, " & durr>")
@@ -319,9 +306,9 @@ async def test_a_filter_works_while_it_is_typed_and_says_what_is_wrong_with_it()
 async def test_leaving_the_prompt_brings_the_rows_back() -> None:
     async with still() as (app, pilot):
         before = app.view.total_rows
-        await press(pilot, "slash")
+        await tap(pilot, "slash")
         await type_text(pilot, "mixed")
-        await press(pilot, "escape")
+        await tap(pilot, "escape")
         assert app.view.total_rows == before
         assert app.view.filter is None
 
@@ -329,17 +316,17 @@ async def test_leaving_the_prompt_brings_the_rows_back() -> None:
 @covers("prompt_empty")
 async def test_ctrl_u_empties_the_line() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "slash")
+        await tap(pilot, "slash")
         await type_text(pilot, "mixed")
-        await press(pilot, "ctrl+u", "enter")
+        await tap(pilot, "ctrl+u", "enter")
         assert app.view.filter is None
 
 
 async def test_backspace_takes_a_letter_away() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "slash")
+        await tap(pilot, "slash")
         await type_text(pilot, "mixedx")
-        await press(pilot, "backspace", "enter")
+        await tap(pilot, "backspace", "enter")
         assert app.view.filter is not None
         assert app.view.filter.text == "mixed"
 
@@ -347,9 +334,9 @@ async def test_backspace_takes_a_letter_away() -> None:
 @covers("search")
 async def test_a_search_selects_the_next_row_that_matches() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f3")
+        await tap(pilot, "f3")
         await type_text(pilot, "mixed")
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         assert app.view.selected is not None
         assert app.view.selected.mode.value == "mixed"
 
@@ -357,24 +344,24 @@ async def test_a_search_selects_the_next_row_that_matches() -> None:
 @covers("prompt_next", "prompt_previous")
 async def test_search_again_goes_on_and_back() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f3")
+        await tap(pilot, "f3")
         await type_text(pilot, "mixed")
         first = app.view.cursor
-        await press(pilot, "f3")
+        await tap(pilot, "f3")
         second = app.view.cursor
-        await press(pilot, "up")
+        await tap(pilot, "up")
         assert second > first
         assert app.view.cursor == first
 
 
 async def test_a_search_keeps_its_place_while_the_list_moves_on() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f3")
+        await tap(pilot, "f3")
         await type_text(pilot, "mixed")
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         found = app.view.selected
         app.feed(3)
-        await pilot.pause()
+        await settle(pilot)
         assert app.view.selected is found
         assert found is not None
         assert f">{found.seq:>7}" in screen_text(app)
@@ -383,9 +370,9 @@ async def test_a_search_keeps_its_place_while_the_list_moves_on() -> None:
 @covers("prompt_switch")
 async def test_tab_makes_a_search_of_a_filter() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "slash")
+        await tap(pilot, "slash")
         await type_text(pilot, "mixed")
-        await press(pilot, "tab", "enter")
+        await tap(pilot, "tab", "enter")
         assert app.view.filter is None
         assert app.view.search is not None
         assert app.view.selected is not None
@@ -395,9 +382,9 @@ async def test_tab_makes_a_search_of_a_filter() -> None:
 @covers("sort", "menu_choose")
 async def test_the_sort_menu_sorts_by_a_field() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f6")
+        await tap(pilot, "f6")
         await type_text(pilot, "ms")
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         durations = [batch.duration_ns for batch in app.view.rows]
         assert durations == sorted(durations, reverse=True)
 
@@ -405,16 +392,16 @@ async def test_the_sort_menu_sorts_by_a_field() -> None:
 @covers("sort_left", "sort_right")
 async def test_angle_brackets_move_the_sort_column() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "greater_than_sign", "greater_than_sign")
+        await tap(pilot, "greater_than_sign", "greater_than_sign")
         assert app.view.sort == "bs"
-        await press(pilot, "less_than_sign")
+        await tap(pilot, "less_than_sign")
         assert app.view.sort == "mode"
 
 
 @covers("invert")
 async def test_invert_turns_the_order_around() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "I")
+        await tap(pilot, "I")
         seqs = [batch.seq for batch in app.view.rows]
         assert seqs == sorted(seqs)
 
@@ -422,17 +409,17 @@ async def test_invert_turns_the_order_around() -> None:
 @covers("next_anomaly", "previous_anomaly")
 async def test_n_and_shift_n_walk_along_slow_batches() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "n", "n")
+        await tap(pilot, "n", "n")
         second = app.view.cursor
         slow = [i for i, batch in enumerate(app.view.rows) if is_slow(batch)]
-        await press(pilot, "N")
+        await tap(pilot, "N")
         assert (app.view.cursor, second) == (slow[0], slow[1])
 
 
 async def test_n_says_why_nothing_can_be_found_without_predictions() -> None:
     clock = Clock()
     async with still(session=SyntheticSession(clock, bare=True), clock=clock) as (app, pilot):
-        await press(pilot, "n")
+        await tap(pilot, "n")
         assert "prediction is switched off" in screen_text(app)
 
 
@@ -440,53 +427,53 @@ async def test_n_says_why_nothing_can_be_found_without_predictions() -> None:
 @pytest.mark.parametrize(("text", "seq"), [("120", 120), ("0%", 354), ("100%", 0), ("10:06:42", 235)])
 async def test_g_goes_to_a_number_a_time_or_a_part(text: str, seq: int) -> None:
     async with still() as (app, pilot):
-        await press(pilot, "g")
+        await tap(pilot, "g")
         await type_text(pilot, text)
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         assert app.view.selected is not None
         assert abs(app.view.selected.seq - seq) <= 1
 
 
 async def test_g_says_which_batches_are_kept() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "g")
+        await tap(pilot, "g")
         await type_text(pilot, "99999")
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         assert "which holds 0 to 354" in screen_text(app)
 
 
 @covers("clear")
 async def test_escape_drops_one_thing_per_press() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "slash")
+        await tap(pilot, "slash")
         await type_text(pilot, "mixed")
-        await press(pilot, "enter", "down", "escape")
+        await tap(pilot, "enter", "down", "escape")
         assert app.view.filter is None
         assert app.view.held is not None
-        await press(pilot, "escape")
+        await tap(pilot, "escape")
         assert app.view.held is None
 
 
 @covers("focus", "focus_back")
 async def test_tab_goes_round_the_panels_and_back_to_the_list() -> None:
     async with still(120, 40) as (app, pilot):
-        await press(pilot, "tab")
+        await tap(pilot, "tab")
         assert app.view.focus == "prediction"
-        await press(pilot, "tab", "shift+tab", "shift+tab")
+        await tap(pilot, "tab", "shift+tab", "shift+tab")
         assert app.view.focus == ""
 
 
 async def test_enter_opens_the_page_of_the_panel_with_the_focus() -> None:
     async with still(120, 46) as (app, pilot):
         for page in (ModelScreen, CountersScreen, AlertsScreen, StagesScreen):
-            await press(pilot, "tab", "enter")
+            await tap(pilot, "tab", "enter")
             assert isinstance(app.screen, page)
-            await press(pilot, "escape")
+            await tap(pilot, "escape")
 
 
 async def test_arrows_scroll_the_panel_with_the_focus() -> None:
     async with still(120, 40) as (app, pilot):
-        await press(pilot, "tab", "tab", "down")
+        await tap(pilot, "tab", "tab", "down")
         assert app.view.scroll["counters"] == 1
         assert app.view.held is None
 
@@ -499,15 +486,15 @@ async def test_a_digit_hides_a_panel_and_shows_it_again() -> None:
         assert isinstance(screen, ListScreen)
         for number, name in enumerate(PANELS, 1):
             assert screen.shown[name] > 0
-            await press(pilot, str(number))
+            await tap(pilot, str(number))
             assert screen.shown[name] == 0
-            await press(pilot, str(number))
+            await tap(pilot, str(number))
             assert screen.shown[name] > 0
 
 
 async def test_a_panel_for_which_there_is_no_room_is_not_hidden_in_silence() -> None:
     async with still(80, 6) as (app, pilot):
-        await press(pilot, "6", "2", "3")
+        await tap(pilot, "6", "2", "3")
         assert "there is no room for" in screen_text(app)
 
 
@@ -517,9 +504,9 @@ async def test_a_panel_for_which_there_is_no_room_is_not_hidden_in_silence() -> 
 )
 async def test_e_writes_the_rows_to_a_new_file(kind: str, starts: str, tmp_path: Path) -> None:
     async with still(export_dir=str(tmp_path)) as (app, pilot):
-        await press(pilot, "e")
+        await tap(pilot, "e")
         await type_text(pilot, kind)
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         (written,) = tmp_path.iterdir()
         text = written.read_text()
         assert text.startswith(starts)
@@ -529,10 +516,10 @@ async def test_e_writes_the_rows_to_a_new_file(kind: str, starts: str, tmp_path:
 
 async def test_e_writes_a_picture_without_the_menu(tmp_path: Path) -> None:
     async with still(export_dir=str(tmp_path)) as (_app, pilot):
-        await press(pilot, "e")
+        await tap(pilot, "e")
         await type_text(pilot, "svg")
-        await press(pilot, "enter")
-        await pilot.pause()
+        await tap(pilot, "enter")
+        await settle(pilot)
         (written,) = tmp_path.iterdir()
         text = written.read_text()
         assert "batch/s" in text.replace("&#160;", " ")
@@ -542,35 +529,35 @@ async def test_e_writes_a_picture_without_the_menu(tmp_path: Path) -> None:
 @covers("palette")
 async def test_the_palette_runs_a_command_by_name() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "colon")
+        await tap(pilot, "colon")
         await type_text(pilot, "alerts")
-        await press(pilot, "enter")
-        await pilot.pause()
+        await tap(pilot, "enter")
+        await settle(pilot)
         assert isinstance(app.screen, AlertsScreen)
 
 
 @covers("menu_close")
 async def test_a_previewed_theme_goes_back_when_the_palette_is_left() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "colon")
+        await tap(pilot, "colon")
         await type_text(pilot, "theme: nord")
         assert app.theme_file.name == "nord"
-        await press(pilot, "escape")
+        await tap(pilot, "escape")
         assert app.theme_file.name == "prismtop"
 
 
 async def test_a_theme_that_is_taken_stays() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "colon")
+        await tap(pilot, "colon")
         await type_text(pilot, "theme: nord")
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         assert app.theme_file.name == "nord"
 
 
 @covers("setup")
 async def test_setup_changes_what_is_shown() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f2", "down", "down", "enter", "escape")
+        await tap(pilot, "f2", "down", "down", "enter", "escape")
         assert app.plain
         assert screen_text(app).isascii()
 
@@ -579,9 +566,9 @@ async def test_setup_saves_to_the_config_file(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("# mine\ntick_hz = 20.0\n\n[keys]\nrecord = 'ctrl-r'\n")
     async with still(config_file=str(file), keys={"record": ("ctrl-r",)}) as (_app, pilot):
-        await press(pilot, "f2", "down", "enter")
+        await tap(pilot, "f2", "down", "enter")
         await type_text(pilot, "save")
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
     text = file.read_text()
     assert text.startswith("# mine\ntick_hz = 20.0\n")
     assert "ui_hz = 4.0" in text
@@ -593,11 +580,11 @@ async def test_setup_saves_to_the_config_file(tmp_path: Path) -> None:
 @covers("menu_up", "menu_down", "menu_page_up", "menu_page_down")
 async def test_arrows_and_pages_move_in_a_menu() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f6", "down", "down", "up")
+        await tap(pilot, "f6", "down", "down", "up")
         assert app.screen.overlay.cursor == 1  # type: ignore[attr-defined]
-        await press(pilot, "pagedown", "pageup")
+        await tap(pilot, "pagedown", "pageup")
         assert app.screen.overlay.cursor == 0 or app.screen.overlay.cursor == 1  # type: ignore[attr-defined]
-        await press(pilot, "tab")
+        await tap(pilot, "tab")
         assert app.screen.overlay.cursor > 0  # type: ignore[attr-defined]
 
 
@@ -611,19 +598,19 @@ async def test_record_starts_a_trace_and_stops_it_again() -> None:
         stop_recording=lambda: asked.append("stop"),
     )
     async with still(controls=controls) as (app, pilot):
-        await press(pilot, "R")
+        await tap(pilot, "R")
         assert "recording: /tmp/x.gz" in screen_text(app)
         frame = app.session.tick()
         app.show(replace(frame, recording=Recording("/tmp/x.gz", frame.time_ns, 10, 3_400_000)))
-        await pilot.pause()
+        await settle(pilot)
         assert "REC 0 s 3.4 MB" in screen_text(app)
-        await press(pilot, "R")
+        await tap(pilot, "R")
         assert asked == ["start", "stop"]
 
 
 async def test_record_says_why_when_the_session_cannot() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "R")
+        await tap(pilot, "R")
         assert "this session cannot record" in screen_text(app)
 
 
@@ -631,10 +618,10 @@ async def test_record_says_why_when_the_session_cannot() -> None:
 async def test_deepdive_asks_first() -> None:
     asked = []
     async with still(controls=Controls(deepdive=lambda: asked.append(True))) as (app, pilot):
-        await press(pilot, "d")
+        await tap(pilot, "d")
         assert asked == []
         assert "requests get slower" in screen_text(app)
-        await press(pilot, "y")
+        await tap(pilot, "y")
         assert asked == [True]
 
 
@@ -642,7 +629,7 @@ async def test_deepdive_asks_first() -> None:
 async def test_no_does_nothing() -> None:
     asked = []
     async with still(controls=Controls(deepdive=lambda: asked.append(True))) as (app, pilot):
-        await press(pilot, "d", "n")
+        await tap(pilot, "d", "n")
         assert asked == []
         assert app.screen.overlay is None  # type: ignore[attr-defined]
         assert not app._exit
@@ -650,7 +637,7 @@ async def test_no_does_nothing() -> None:
 
 async def test_deepdive_says_that_this_build_has_none() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "d")
+        await tap(pilot, "d")
         assert "this build has no DeepDive yet" in screen_text(app)
 
 
@@ -658,7 +645,7 @@ async def test_readonly_refuses_what_would_change_the_engine() -> None:
     asked = []
     controls = Controls(deepdive=lambda: asked.append(True))
     async with still(120, 40, controls=controls, readonly=True) as (app, pilot):
-        await press(pilot, "d", "y", "enter")
+        await tap(pilot, "d", "y", "enter")
         assert asked == []
         assert "read-only" in screen_text(app)
 
@@ -674,14 +661,14 @@ async def test_keys_steer_a_replay() -> None:
         "N": ("previous_anomaly",),
     }  # fmt: skip
     async with running as (_app, pilot):
-        await press(pilot, *keys)
+        await tap(pilot, *keys)
         assert steered.asked == list(keys.values())
 
 
 async def test_keys_of_a_replay_do_nothing_on_a_live_engine() -> None:
     async with still() as (app, pilot):
         before = screen_text(app)
-        await press(pilot, "full_stop", "left_square_bracket", "right_curly_bracket", "L", "b")
+        await tap(pilot, "full_stop", "left_square_bracket", "right_curly_bracket", "L", "b")
         assert screen_text(app) == before
 
 
@@ -693,7 +680,7 @@ async def test_b_sets_a_then_b_then_neither(marks: tuple[int | None, int | None]
     running, steered, session = replaying()
     session.marks = marks
     async with running as (_app, pilot):
-        await press(pilot, "b")
+        await tap(pilot, "b")
         assert steered.asked == [(asked,)]
 
 
@@ -701,9 +688,9 @@ async def test_b_sets_a_then_b_then_neither(marks: tuple[int | None, int | None]
 async def test_g_seeks_in_a_replay(text: str, asked: Any) -> None:
     running, steered, _ = replaying()
     async with running as (_app, pilot):
-        await press(pilot, "g")
+        await tap(pilot, "g")
         await type_text(pilot, text)
-        await press(pilot, "enter")
+        await tap(pilot, "enter")
         assert steered.asked[0] == asked or steered.asked[0][0] == asked
 
 
@@ -712,7 +699,7 @@ async def test_a_click_on_the_seek_bar_seeks() -> None:
     async with running as (app, pilot):
         seek = app.screen._seek
         await pilot.click("#replay", offset=(seek.first + seek.cells - 1, 0))
-        await pilot.pause()
+        await settle(pilot)
         name, fraction = steered.asked[0]
         assert name == "seek_fraction"
         assert math.isclose(fraction, 1.0)
@@ -743,7 +730,7 @@ def test_every_key_of_the_table_has_a_test_of_what_it_does() -> None:
 async def test_every_key_of_the_table_reaches_its_action(where: str, way: tuple[str, ...]) -> None:
     controls = Controls(deepdive=lambda: None, replay=Steered())  # type: ignore[arg-type]
     async with still(controls=controls) as (app, pilot):
-        await press(pilot, *way)
+        await tap(pilot, *way)
         ran: list[str] = []
 
         async def note(action: str, *_: object, **__: object) -> bool:
@@ -756,7 +743,7 @@ async def test_every_key_of_the_table_reaches_its_action(where: str, way: tuple[
             for name in key.keys:
                 app.screen.post_message(events.Key(name, key_to_character(name)))
                 wanted.append(key.action)
-        await pilot.pause()
+        await settle(pilot)
         assert ran == wanted
 
 
@@ -808,17 +795,17 @@ async def test_a_click_on_the_footer_is_its_key() -> None:
     async with still(120, 40) as (app, pilot):
         place = next(first for first, _, action in footer(LIST, 120).places if action == "alerts")
         await pilot.click("#footer", offset=(place + 1, 0))
-        await pilot.pause()
+        await settle(pilot)
         assert isinstance(app.screen, AlertsScreen)
 
 
 async def test_a_click_selects_a_row_and_a_second_one_opens_it() -> None:
     async with still() as (app, pilot):
         await pilot.click("#batches", offset=(10, 4))
-        await pilot.pause()
+        await settle(pilot)
         assert app.view.cursor == 3
         await pilot.click("#batches", offset=(10, 4), times=2)
-        await pilot.pause()
+        await settle(pilot)
         assert isinstance(app.screen, DetailsScreen)
 
 
@@ -826,25 +813,25 @@ async def test_a_click_on_a_heading_sorts_by_it() -> None:
     async with still() as (app, pilot):
         heading = screen_text(app).splitlines()[5]
         await pilot.click("#batches", offset=(heading.index("ctx") + 1, 0))
-        await pilot.pause()
+        await settle(pilot)
         assert app.view.sort == "ctx"
 
 
 async def test_a_click_on_a_panel_gives_it_the_focus_and_a_second_one_opens_its_page() -> None:
     async with still(120, 40) as (app, pilot):
         await pilot.click("#counters", offset=(10, 1))
-        await pilot.pause()
+        await settle(pilot)
         assert app.view.focus == "counters"
         await pilot.click("#counters", offset=(10, 1), times=2)
-        await pilot.pause()
+        await settle(pilot)
         assert isinstance(app.screen, CountersScreen)
 
 
 async def test_a_click_on_a_menu_entry_takes_it() -> None:
     async with still() as (app, pilot):
-        await press(pilot, "f6")
+        await tap(pilot, "f6")
         await pilot.click("#overlay", offset=(4, 3))
-        await pilot.pause()
+        await settle(pilot)
         assert app.view.sort == "pid"
 
 
@@ -852,5 +839,5 @@ async def test_the_wheel_moves_the_selection() -> None:
     async with still() as (app, pilot):
         panel = app.screen.query_one("#batches")
         panel.post_message(events.MouseScrollDown(panel, 5, 5, 0, 1, 0, False, False, False))
-        await pilot.pause()
+        await settle(pilot)
         assert app.view.cursor == 3
