@@ -30,6 +30,7 @@ from prismtop.tui.screens import PanelScreen
 from prismtop.tui.themes import DEFAULT, NO_COLOUR, ThemeFile, choose, load_themes, theme_dirs
 from prismtop.tui.view import View
 
+RESIZE_REPAINT_S = 0.1
 COLLECTOR_END_S = 5.0
 """How long a tick that is under way may take to end after the screen was left."""
 
@@ -68,6 +69,7 @@ class ScreenApp(App[None], inherit_bindings=False):
 
     def __init__(self, settings: object) -> None:
         self.failure: Exception | None = None
+        self._sized = False
         super().__init__(driver_class=driver_class())
         self.animation_level = "none"
         self.settings = settings
@@ -82,8 +84,15 @@ class ScreenApp(App[None], inherit_bindings=False):
         self.theme = self.theme_file.textual.name
 
     def on_resize(self) -> None:
-        """Terminals rearrange their cells when they are resized."""
+        """Terminals rearrange their cells when they are resized.
+
+        What was drawn for the old size may still be written after this, and then be cut or wrapped by a
+        terminal that has the new one: so everything is sent once more when the new layout is there.
+        """
         self._forget_cells()
+        if self._sized:
+            self.set_timer(RESIZE_REPAINT_S, self.repaint)
+        self._sized = True
 
     def use_theme(self, name: str) -> None:
         """Draw in another theme from now on; under NO_COLOR only the one without colours is used."""
@@ -119,6 +128,8 @@ class ScreenApp(App[None], inherit_bindings=False):
 
     def repaint(self) -> None:
         """Send the whole screen again."""
+        if not self.screen_stack:  # it ends
+            return
         self._forget_cells()
         self.screen.refresh()
         for widget in self.screen.query("*"):
@@ -247,7 +258,7 @@ class PrismtopApp(ScreenApp):
 
     def say(self, text: str, role: str = "badge") -> None:
         """Show a message for some seconds."""
-        self.view.say(safe_text(text, 300), self.now_ns(), role)
+        self.view.say(text, self.now_ns(), role)
         self.redraw()
 
     def toggle_recording(self) -> None:

@@ -323,6 +323,8 @@ KEYS: tuple[Key, ...] = (
 
 _LIST_FOOTER = ("faster", "slower", "deepdive", "record", "export", "setup", "palette")
 """Work on every screen, but only the list's footer has room for them."""
+_LIVE = ("deepdive", "record")
+"""Of no use in a replay."""
 
 
 def keys_for(where: str) -> tuple[Key, ...]:
@@ -339,7 +341,7 @@ def footer_keys(where: str, keys: tuple[Key, ...] = KEYS, replay: bool = False) 
         and key.footer
         and key.keys
         and (where == LIST or key.id not in _LIST_FOOTER)
-        and (replay or not key.replay)
+        and (key.id not in _LIVE if replay else not key.replay)
     ]
     if replay:  # steering comes first
         return tuple(sorted(shown, key=lambda key: (key.footer > 3, not key.replay, key.footer)))

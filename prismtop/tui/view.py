@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from prismtop.model import Alert, Batch, Frame
+from prismtop.model import Alert, AttachState, Batch, Frame
+from prismtop.safe_text import safe_text
 from prismtop.tui.fields import BY_NAME, is_slow
 from prismtop.tui.filter import Filter
 from prismtop.tui.history import StepHistory
@@ -25,6 +26,10 @@ STALE_NS = 3_000_000_000
 WARNINGS_KEPT = 100
 TOAST_NS = 8_000_000_000
 BY_TIME = "seq"
+_LEFT = {
+    AttachState.GONE: "the engine has ended",
+    AttachState.DETACHED: "the probe has left the engine: start prismtop again to go on measuring",
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class View:
     history: StepHistory = field(default_factory=StepHistory)
     toast: Toast | None = None
     _announced: set[int] | None = None
+    _left: bool = False
     _rows_of: tuple[object, ...] = ()
     _rows: Sequence[Batch] = ()
 
@@ -105,7 +111,14 @@ class View:
         return True
 
     def _announce(self, frame: Frame) -> None:
-        """One message per episode, when it opens; those that were there at the start are no news."""
+        """One message per episode, when it opens, and one when the engine or the probe has left.
+
+        What was there at the start is no news.
+        """
+        left = frame.state in (AttachState.GONE, AttachState.DETACHED)
+        if left and not self._left and self._announced is not None:
+            self.say(frame.note or _LEFT[frame.state], frame.time_ns, "error")
+        self._left = left
         if self._announced is None:
             self._announced = {alert.id for alert in frame.alerts}
             return
@@ -117,7 +130,7 @@ class View:
 
     def say(self, text: str, now_ns: int, role: str = "badge") -> None:
         """Show a message for some seconds."""
-        self.toast = Toast(text, role, now_ns + TOAST_NS)
+        self.toast = Toast(safe_text(text, 300), role, now_ns + TOAST_NS)
 
     def toast_at(self, now_ns: int) -> Toast | None:
         """The message to show now."""
