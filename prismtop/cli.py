@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prismtop.settings import Settings
 
 EXIT_DEFECT = 70
-_SETTING_FLAGS = ("external_only", "allow_gdb", "counters", "theme", "ascii", "no_mouse")
+_SETTING_FLAGS = ("external_only", "allow_gdb", "counters", "theme", "ascii", "no_mouse", "readonly")
 _OUTPUT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 

@@ -32,7 +32,10 @@ def _setting(default: Any, doc: str, *, low: float | None = None, high: float | 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one run. `origins` says, per name, where the value came from."""
+    """The settings of one run.
+
+    `origins` says, per name, where the value came from. `keys` is the file's `[keys]` table: action -> keys.
+    """
 
     tick_hz: float = _setting(
         15.0, "How often finished batches are collected from the target, per second.", low=1, high=100
@@ -80,6 +83,15 @@ class Settings:
     record_on_alert: bool = _setting(
         True, "Save a recording of every alert, with the minute before it; the latest 20 are kept."
     )
+    readonly: bool = _setting(
+        False, "Refuse every key that would change the engine beyond the Sentinel probe (DeepDive)."
+    )
+    panels: str = _setting(
+        "auto",
+        'Panels always (+name) or never (-name) shown, as in "-stages +ranks"; others as there is room.',
+    )
+    export_dir: str = _setting(".", "Where the screen's `e` writes its files.")
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -109,7 +121,7 @@ def setting_infos() -> tuple[SettingInfo, ...]:
     return tuple(
         SettingInfo(f.name, type(f.default), f.metadata["doc"], f.metadata["low"], f.metadata["high"])
         for f in fields(Settings)
-        if f.name != "origins"
+        if f.name not in ("origins", "keys")
     )
 
 
@@ -148,6 +160,9 @@ def load_settings(
     file = config_path(env) if path is None else path
     required = path is not None or bool(env.get(CONFIG_VARIABLE))
     text, table = _read_file(file, required=required)
+    if "keys" in table:
+        where = f"{file}{_line_of('keys', text)}"
+        values["keys"] = _keys(table.pop("keys"), where)
     for key, value in table.items():
         where = f"{file}{_line_of(key, text)}"
         info = _known(key, infos, where)
@@ -161,6 +176,20 @@ def load_settings(
         info = _known(key, infos, "--set")
         values[key], origins[key] = _checked(info, value, "the command line", textual=True), "flag"
     return Settings(**values, origins=origins)
+
+
+def _keys(table: object, where: str) -> dict[str, tuple[str, ...]]:
+    """The `[keys]` table: action = "key" or ["key", "key"]. Which actions exist is known to the screen."""
+    made: dict[str, tuple[str, ...]] = {}
+    for action, keys in table.items() if isinstance(table, dict) else [("", None)]:
+        found = [keys] if isinstance(keys, str) else keys
+        if not isinstance(found, list) or not all(isinstance(key, str) and key for key in found):
+            raise UsageError(
+                f"{safe_text(where)}: keys {safe_text(action, 40)}: expected a key or a list of keys.",
+                fix='For example, under [keys]: record = "ctrl-r".',
+            )
+        made[action] = tuple(found)
+    return made
 
 
 def unknown_variables(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
