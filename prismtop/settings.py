@@ -25,9 +25,18 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
 
-def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field of `Settings`: default, one-line documentation, and for numbers the range that is accepted."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+def _setting(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of `Settings`: default, one-line documentation, and what is accepted: for numbers the range,
+    for texts the choices (none: any text).
+    """
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -64,24 +73,48 @@ class Settings:
     theme: str = _setting("prismtop", "Colour theme of the screen.")
     ascii: bool = _setting(False, "Draw the screen and tables with ASCII characters only.")
     no_mouse: bool = _setting(False, "Leave the mouse to the terminal, so that text can be selected.")
+    sensitivity: str = _setting(
+        "normal",
+        "How readily alerts open; false alerts an hour are at most about 0.1, 0.6 and 6.",
+        choices=("quiet", "normal", "sensitive"),
+    )
+    slo_ttft_ms: float = _setting(0.0, "Target for the time to first token; 0: no target.", low=0, high=1e7)
+    slo_tpot_ms: float = _setting(
+        0.0, "Target for the time per output token after the first; 0: no target.", low=0, high=1e7
+    )
+    slo_e2e_ms: float = _setting(0.0, "Target for a whole request; 0: no target.", low=0, high=1e8)
+    slo_target: float = _setting(
+        0.99,
+        "Share of requests that must meet all targets; the rest is the error budget.",
+        low=0,
+        high=0.99999,
+    )
+    on_alert: str = _setting(
+        "", "Command to run when an alert opens or closes, without a shell; the alert is JSON on its stdin."
+    )
+    alert_webhook: str = _setting("", "http(s) URL to which alerts are posted as JSON.")
+    bell: bool = _setting(False, "Ring the terminal's bell when an alert opens.")
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SettingInfo:
-    """One setting's name, type, documentation and accepted range (None: no bound)."""
+    """One setting's name, type, documentation and what is accepted: a range (None: no bound) or choices."""
 
     name: str
     kind: type
     doc: str
     low: float | None
     high: float | None
+    choices: tuple[str, ...] = ()
 
     @property
     def expected(self) -> str:
         """What a value must be, in words."""
         if self.kind is bool:
             return "true or false"
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         if self.kind is str:
             return "a text"
         noun = "a whole number" if self.kind is int else "a number"
@@ -91,7 +124,14 @@ class SettingInfo:
 def setting_infos() -> tuple[SettingInfo, ...]:
     """Every setting, in the order in which it is declared."""
     return tuple(
-        SettingInfo(f.name, type(f.default), f.metadata["doc"], f.metadata["low"], f.metadata["high"])
+        SettingInfo(
+            f.name,
+            type(f.default),
+            f.metadata["doc"],
+            f.metadata["low"],
+            f.metadata["high"],
+            f.metadata["choices"],
+        )
         for f in fields(Settings)
         if f.name != "origins"
     )
@@ -212,6 +252,8 @@ def _checked(info: SettingInfo, value: object, where: str, *, textual: bool) -> 
     fits = type(made) is info.kind
     if fits and info.low is not None and info.high is not None:
         fits = info.low <= made <= info.high  # a NaN is in no range
+    if fits and info.choices:
+        fits = made in info.choices
     if not fits or (info.kind is str and not made.strip()):
         raise UsageError(
             f"{safe_text(where)}: {info.name} must be {info.expected}, not {safe_text(repr(value), 60)}.",

@@ -35,7 +35,17 @@ def open_session(context: Context, group: Group, profiles: Profiles, *, figures:
     with context.report.status(f"attaching to {describe(group)}"):
         update: Callable[[str], None] = context.report.update
         source = attach(group, profiles.get(group.engine), options, update)
-    return Session(source, history=settings.history, window_s=settings.window_s, figures=figures)
+    from prismtop.export.alert_hook import hooks_for
+    from prismtop.latency.judge import make_judge
+
+    return Session(
+        source,
+        history=settings.history,
+        window_s=settings.window_s,
+        figures=figures,
+        judge=make_judge(settings, group),
+        sinks=hooks_for(settings, group),
+    )
 
 
 def _gdb_agreed(context: Context, group: Group) -> bool:
