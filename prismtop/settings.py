@@ -99,7 +99,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class SettingInfo:
-    """One setting's name, type, documentation and what is accepted: a range (None: no bound) or choices."""
+    """One setting's name, type, documentation and what is accepted: a range (None: no bound) or choices, and
+    whether a text may be empty.
+    """
 
     name: str
     kind: type
@@ -107,6 +109,7 @@ class SettingInfo:
     low: float | None
     high: float | None
     choices: tuple[str, ...] = ()
+    may_be_empty: bool = False
 
     @property
     def expected(self) -> str:
@@ -131,6 +134,7 @@ def setting_infos() -> tuple[SettingInfo, ...]:
             f.metadata["low"],
             f.metadata["high"],
             f.metadata["choices"],
+            f.default == "",
         )
         for f in fields(Settings)
         if f.name != "origins"
@@ -254,7 +258,7 @@ def _checked(info: SettingInfo, value: object, where: str, *, textual: bool) -> 
         fits = info.low <= made <= info.high  # a NaN is in no range
     if fits and info.choices:
         fits = made in info.choices
-    if not fits or (info.kind is str and not made.strip()):
+    if not fits or (info.kind is str and not made.strip() and not info.may_be_empty):
         raise UsageError(
             f"{safe_text(where)}: {info.name} must be {info.expected}, not {safe_text(repr(value), 60)}.",
             fix="Correct or remove it.",

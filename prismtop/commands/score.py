@@ -116,9 +116,10 @@ def score_object(made: Score, clock: Clock) -> dict[str, object]:
     line["alerts"] = [_alert(alert, clock) for alert in made.alerts]
     if made.episodes is not None:
         found = made.episodes
-        line["episodes"] = {"hits": found.hits, "misses": found.misses, "false": found.false}
+        episodes: dict[str, object] = {"hits": found.hits, "misses": found.misses, "false": found.false}
         if found.delay_batches_median is not None:
-            line["episodes"] = {**line["episodes"], "delay_batches_median": found.delay_batches_median}  # type: ignore[dict-item]
+            episodes["delay_batches_median"] = found.delay_batches_median
+        line["episodes"] = episodes
     if made.fit is not None:
         model: dict[str, object] = {
             "mape": round(made.fit.mape, 4),

@@ -80,9 +80,9 @@ class AlertHook:
         return tuple(said)
 
     def _put(self, alert: Alert, clock: Clock) -> None:
-        content = {"v": SCHEMA, "type": "alert", "engine": safe_text(self._engine)}
-        content.update(alert_object(alert, clock))  # type: ignore[arg-type]
-        content["t_us"] = clock.wall_us(alert.opened_ns)  # type: ignore[assignment]
+        content: dict[str, object] = {"v": SCHEMA, "type": "alert", "engine": safe_text(self._engine)}
+        content.update(alert_object(alert, clock))
+        content["t_us"] = clock.wall_us(alert.opened_ns)
         try:
             self._queue.put_nowait(json.dumps(content).encode() + b"\n")
         except queue.Full:

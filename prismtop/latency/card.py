@@ -14,7 +14,7 @@ from prismtop.latency.sensitivity import Sensitivity
 from prismtop.latency.windows import SortedWindow
 from prismtop.model import ModelCard, ModelState
 
-TREELESS = "too few batches with prefill yet: they are predicted, but raise no alert"
+TREELESS = "batches with prefill are predicted, but raise no alert until nearly all of them fit"
 
 
 def card_of(engines: Sequence[EngineJudge], sense: Sensitivity, origin: str = "fresh") -> ModelCard:

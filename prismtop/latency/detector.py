@@ -24,7 +24,9 @@ LEAST = 30
 LEAST_FOR_ALERTS = 50
 REFRESH = 25
 MEDIAN_OF = 5
-FLAG_PROBABILITY = 0.003
+FLAG_PROBABILITY = 0.002
+FLAG_SPREADS = 8.0
+"""Beyond so many spreads a batch is slow, whatever a few outliers in the window say of its tail."""
 LEAST_SPREAD = 0.003
 SUSTAINED_ALLOWANCE, SUSTAINED_LIMIT = 0.025, 0.06
 DRIFT_CAP = 0.14
@@ -103,7 +105,10 @@ class Detector:
             # With a sustained shift under way a smaller excess is enough: half of the shift.
             shift = self._median if self._median is not None else x
             flag = x > slack + max(1.5 * self.spread, min(self.flag_at, shift / 2))
-        flag = flag or rule in (SPIKE, SHIFT)
+        if rule == SHIFT and not flag and x <= 2 * self.spread:
+            rule = ""  # the window still remembers an episode; this batch is none of it
+        elif rule == DRIFT and against_anchor < self.sensitivity.drift_allowance / 2:
+            rule = ""
         self._flags.append(flag)
         self.streak = self.streak + 1 if flag else 0
         return Finding(flag, rule)
@@ -177,16 +182,19 @@ class Detector:
             return
         self.spread = max(LEAST_SPREAD, spread(noise))
         slope = 0.35 * self.spread + 0.6 / n
-        self.flag_at = tail(noise, FLAG_PROBABILITY, slope)
+        self.flag_at = min(
+            tail(noise, FLAG_PROBABILITY, slope), max(0.02, FLAG_SPREADS * self.spread) + 0.6 / n
+        )
         if n < LEAST_FOR_ALERTS:
             return
         sense = self.sensitivity
         wanted = min(0.01, sense.false_alerts_per_h / RULES / self.batches_per_h)
         self.point_at = max(sense.point, tail(noise, wanted, slope))
-        least = self._medians
-        if len(least) >= LEAST:
-            self.shift_at = max(sense.shift, tail(least, wanted, slope / 3))
-            self.drift_at = max(limit_of(sense, self.spread), tail(self._sums, wanted, 0.0))
+        self.shift_at = least_shift = max(sense.shift, 3.0 * self.spread)
+        self.drift_at = least_drift = limit_of(sense, self.spread)
+        if len(self._medians) >= LEAST:
+            self.shift_at = max(sense.shift, min(2 * least_shift, tail(self._medians, wanted, slope / 3)))
+            self.drift_at = max(least_drift, min(1.25 * least_drift, tail(self._sums, wanted, 0.0)))
 
     def expected_false_alerts(self) -> float | None:
         """False alerts an hour that the tails allow at the thresholds in use; None while it learns."""
@@ -194,12 +202,12 @@ class Detector:
             return None
         slope = 0.35 * self.spread + 0.6 / len(self.noise)
         total = beyond(self.noise, self.point_at, slope)
-        if self.shift_at != _NEVER:
+        if len(self._medians) >= LEAST:
             total += beyond(self._medians, self.shift_at, slope / 3) + beyond(self._sums, self.drift_at, 1e-3)
         return total * self.batches_per_h
 
-    def shifted(self, by: float) -> None:
-        """The level that residuals are taken from moved by `by`: start anew where that was the trouble."""
+    def shifted(self) -> None:
+        """The level that residuals are taken from moved: forget what was under way."""
         self._recent.clear()
         self._flags.clear()
         self._median = None
@@ -212,7 +220,7 @@ class Detector:
         self.noise.fill(residuals)
         self._medians.fill(())
         self._sums.fill(())
-        self.shifted(0.0)
+        self.shifted()
         self.refresh()
 
 

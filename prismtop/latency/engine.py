@@ -214,6 +214,8 @@ class EngineJudge:
         if regime.alerting:
             if finding.rule and (finding.rule != SPIKE or excess >= LEAST_SPIKE_NS):
                 self._alarm(finding.rule, batch, excess, expected.ns)
+            elif finding.flag and self.episodes.is_open and regime.detector.disturbed:
+                self.episodes.go_on(batch, int(excess), int(expected.ns))
             if self.basis == DURATION:
                 gap, lost = self.gaps.take(batch, expected.ns)
                 if gap.rule:

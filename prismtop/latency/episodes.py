@@ -88,19 +88,28 @@ class Episodes:
         if episode is None:
             episode = self._opened(alarm)
         else:
-            episode.batches += 1
-            episode.excess_ns += alarm.excess_ns
-            episode.expected_ns += alarm.expected_ns
             if _RANK[alarm.kind] > _RANK[episode.kind]:
                 episode.kind = alarm.kind
-        episode.last_ns = max(episode.last_ns, batch.end_ns)
-        episode.last_seq = batch.seq
-        episode.worst_ns = max(episode.worst_ns, alarm.excess_ns)
-        episode.modes.add(batch.mode.value)
-        episode.ratios.append(alarm.excess_ns / max(alarm.expected_ns, 1))
+        self._count(episode, batch, alarm.excess_ns, alarm.expected_ns)
         if fresh or batch.end_ns - episode.told_ns >= UPDATE_NS:
             episode.told_ns = batch.end_ns
             self._changed.append(_alert(episode, None))
+
+    def go_on(self, batch: Batch, excess_ns: int, expected_ns: int) -> None:
+        """A batch of the open episode on which no rule fired: it counts, and opens nothing."""
+        if self._open is not None:
+            self._count(self._open, batch, excess_ns, expected_ns)
+
+    @staticmethod
+    def _count(episode: _Open, batch: Batch, excess_ns: int, expected_ns: int) -> None:
+        episode.batches += 1
+        episode.excess_ns += excess_ns
+        episode.expected_ns += expected_ns
+        episode.last_ns = max(episode.last_ns, batch.end_ns)
+        episode.last_seq = batch.seq
+        episode.worst_ns = max(episode.worst_ns, excess_ns)
+        episode.modes.add(batch.mode.value)
+        episode.ratios.append(excess_ns / max(expected_ns, 1))
 
     def pass_time(self, now_ns: int) -> None:
         """Close the episode if nothing has fired for long enough."""
@@ -135,9 +144,9 @@ class Episodes:
             opened_ns=now,
             last_ns=now,
             last_seq=alarm.batch.seq,
-            batches=count + 1,
-            excess_ns=excess + alarm.excess_ns,
-            expected_ns=alarm.expected_ns * (count + 1),
+            batches=count,
+            excess_ns=excess,
+            expected_ns=alarm.expected_ns * count,
             hold_ns=hold,
             worst_ns=alarm.excess_ns,
             told_ns=now,

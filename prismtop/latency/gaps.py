@@ -33,12 +33,12 @@ class Gaps:
     def take(self, batch: Batch, expected_ns: float) -> tuple[Finding, int]:
         """The finding about the gap before `batch`, and the time lost in it beyond the usual.
 
-        The gap is the batch's period less its duration, which is only known while the engine had work: a
-        batch after an idle time has no period, and nobody waited.
+        The gap is the batch's period less its duration and less what the engine had nothing to do: in that
+        time nobody waited.
         """
-        if batch.period_ns is None or batch.idle_ns:
+        if batch.period_ns is None:
             return _NOTHING, 0
-        gap = batch.period_ns - batch.duration_ns
+        gap = batch.period_ns - batch.duration_ns - batch.idle_ns
         if not 0 <= gap <= MAX_GAP_NS or expected_ns <= 0:
             return _NOTHING, 0
         self._step += 1
@@ -58,5 +58,5 @@ class Gaps:
 
     def restart(self) -> None:
         """The engine is another: learn the usual gap again."""
-        self.detector.shifted(0.0)
+        self.detector.shifted()
         self._level.learnt = 0

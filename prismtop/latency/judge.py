@@ -106,8 +106,8 @@ class LatencyJudge:
             self._prefills.take(batch, alone)
             self._trend.take(batch)
         if due:
-            engine = next(iter(self._engines.values()), None)
-            room = headroom(engine, guard.targets.tpot_ms, self._trend)
+            first = next(iter(self._engines.values()), None)
+            room = headroom(first, guard.targets.tpot_ms, self._trend)
             seq = batches[-1].seq if batches else 0
             self._slo = guard.status(tick.time_ns, room, self._prefills.figure(), seq)
         return guard.alerts()

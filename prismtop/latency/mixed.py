@@ -24,13 +24,13 @@ KNEES = (128.0, 256.0, 512.0, 1024.0, 2048.0)
 SDS = (30.0, 12.0, 100.0, *(60.0,) * len(KNEES), 60.0, 10.0, 20.0, 20.0)
 MEANS = (0.0, TYPICAL, 0.0, *(0.0,) * len(KNEES), 0.0, 0.0, 0.0, 0.0)
 FIRST_TREES = 200
-LAST_DOUBLING = 3200
 REFIT_EVERY = 4000
 KEPT = 4000
 HELD_OUT = 5
 """One row in five is held out of a fit, to say whether the fit is better."""
 CLIP = 1.5
 NOISE_ROWS = 300
+LEVEL_TOKENS = 32
 
 
 class Row(NamedTuple):
@@ -83,6 +83,11 @@ class MixedModel:
         """Whether it can predict."""
         return self.unit_ns > 0.0
 
+    @staticmethod
+    def bucket(features: Features) -> int:
+        """Batches of about the same number of tokens share a level: kernels jump at some numbers of them."""
+        return ((features.prefill or 0) + (features.size or 0)) // LEVEL_TOKENS
+
     def phi(self, features: Features, decode_ns: float) -> Vector:
         """The regression's row; `decode_ns` is what the decoding requests would have cost, 0 without any."""
         prefill = float(features.prefill or 0)
@@ -131,7 +136,7 @@ class MixedModel:
             self._unsolved = 0
         self._rows.append(Row(phi, tree_features(features), target_ns))
         if self.seen >= self._next_fit and self._background.run(self._job()):
-            self._next_fit = self.seen * 2 if self.seen < LAST_DOUBLING else self.seen + REFIT_EVERY
+            self._next_fit = self.seen + min(self.seen // 2, REFIT_EVERY)
 
     def rescale(self, factor: float, keep: float) -> None:
         """See `DecodeModel.rescale`. Rows of the old regime are dropped; trees are learnt again."""
@@ -166,9 +171,11 @@ class MixedModel:
 
 def tree_features(features: Features) -> tuple[float, ...]:
     """What the trees split on."""
+    size, prefill = float(features.size or 0), float(features.prefill or 0)
     return (
-        float(features.size or 0),
-        float(features.prefill or 0),
+        size + prefill,
+        size,
+        prefill,
         float(features.context or 0),
         features.attention,
         float(features.new),

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 from prismtop.latency.decode import DecodeModel
-from prismtop.latency.detector import DRIFT, SHIFT, SPIKE, Detector, Finding
+from prismtop.latency.detector import DRIFT, SHIFT, Detector, Finding
 from prismtop.latency.features import Features
 from prismtop.latency.levels import Level
 from prismtop.latency.mixed import MixedModel
 from prismtop.latency.sensitivity import Sensitivity
 from prismtop.model import ModelState
 
+NEVER = float("inf")
 GATE = 0.08
 """Residuals beyond this (or six spreads) are learnt from only a little: see `_weight`."""
 DOUBT = 0.1
-"""Weight of a batch in doubt."""
+SLOW_SPREADS, LESS = 3.0, 0.3
+"""Beyond so many spreads a batch is not flagged yet, and weighs so much: the level must not run after it."""
 WARM_ROWS = 30
 """Batches of a regime before it judges."""
 BUCKET_ROWS = 20
@@ -24,6 +27,11 @@ BUCKET_VISITS = 3
 MEET_ROWS = 8
 """Batches after which the level of a bucket that was met anew is known again."""
 MEET_SLACK = 0.04
+YOUNG_ROWS, YOUNG_BUCKET_ROWS = 150, 30
+QUARANTINE = 120
+"""Batches that a regression which is no longer young waits before it learns one: drift is held against a
+model that has not seen it, and batches before an alert are never learnt.
+"""
 NEW_SLACK = 0.15
 FREEZE = 5
 """Batches after a shift or drift fired for which nothing is learnt."""
@@ -37,6 +45,8 @@ FLAGGED_BATCHES = 100
 KEEP = 0.02
 """What the rows of the old regime still count after a relearn."""
 RELEARN_ROWS = 50
+TRUST_ROWS, TRUST_WINDOW, TRUST_LAG = 100, 300, 20
+TRUST_SHARE = 0.02
 CALIBRATION_ROWS = 8
 HOLDS = 0.05
 """A kept model that is off by no more than this is taken as it is."""
@@ -69,6 +79,13 @@ class Judged(NamedTuple):
     against_anchor: float
 
 
+class _Row(NamedTuple):
+    features: Features
+    decode_ns: float
+    target_ns: float
+    weight: float
+
+
 class Regime:
     """Predict, judge, learn: in this order, for every batch.
 
@@ -94,12 +111,16 @@ class Regime:
         self.refit_ns: int | None = None
         self._step = 0
         self._solves = 0
+        self._late: deque[bool] = deque()
+        self._flags: deque[bool] = deque(maxlen=TRUST_WINDOW)
+        self._flagged = 0
+        self._quarantine: deque[_Row] = deque()
         self._calibrating: list[float] | None = None
         self._frozen = 0
         self._paging = 0.0
         self._paging_since: int | None = None
         self._faster = 0
-        self._recent_sum = 0.0
+        self._recent: deque[float] = deque(maxlen=FASTER_BATCHES)
         self._relearnt = 0
         self._forest: object | None = None
 
@@ -115,7 +136,18 @@ class Regime:
         """Whether this regime's findings may wake anybody."""
         if self.stale:
             return False
-        return not isinstance(self.model, MixedModel) or self.model.published is not None
+        return not isinstance(self.model, MixedModel) or self.trusted
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the model of mixed batches was right about nearly all of them, until shortly ago. A model
+        that is often wrong has not met this load yet, and an anomaly is not often.
+        """
+        if not isinstance(self.model, MixedModel):
+            return True
+        if self.model.published is None or len(self._flags) < TRUST_ROWS:
+            return False
+        return self._flagged <= TRUST_SHARE * len(self._flags)
 
     def expect(self, features: Features, decode_ns: float) -> Expected | None:
         """What the batch should cost; None before the first rows."""
@@ -123,7 +155,7 @@ class Regime:
         self._step += 1
         if isinstance(model, MixedModel):
             raw = model.predict(features, decode_ns)
-            bucket = 0
+            bucket = model.bucket(features)
             if model.published is not self._forest:
                 self._use_trees(model)
         else:
@@ -144,7 +176,7 @@ class Regime:
         """The expectation alone, for a batch that there is not; None before the first rows."""
         model = self.model
         if isinstance(model, MixedModel):
-            raw, level = model.predict(features, decode_ns), self.levels.get(0)
+            raw, level = model.predict(features, decode_ns), self.levels.get(model.bucket(features))
         else:
             raw = model.predict(features.size, features.context)
             level = self.levels.get(model.bucket(features.size))
@@ -157,7 +189,22 @@ class Regime:
         x = residual - level.fast
         against_anchor = residual - level.anchor
         mature = level.rows >= BUCKET_ROWS and level.visits > BUCKET_VISITS
-        return Judged(self.detector.judge(x, against_anchor, mature, _slack(level)), x, against_anchor)
+        slack = _slack(level)
+        if isinstance(self.model, MixedModel):
+            self._note_trust(x > self.detector.flag_at)
+            if level.rows < BUCKET_ROWS or not self.trusted:
+                mature, slack = False, NEVER
+        return Judged(self.detector.judge(x, against_anchor, mature, slack), x, against_anchor)
+
+    def _note_trust(self, flag: bool) -> None:
+        """Count flags, the latest `TRUST_LAG` batches not yet: an anomaly must not silence itself."""
+        self._late.append(flag)
+        if len(self._late) <= TRUST_LAG:
+            return
+        if len(self._flags) == TRUST_WINDOW:
+            self._flagged -= self._flags[0]
+        self._flags.append(self._late.popleft())
+        self._flagged += self._flags[-1]
 
     def learn(
         self,
@@ -185,7 +232,14 @@ class Regime:
         self.trained += 1
         level = expected.level
         level.learn(x + level.fast, weight)
-        self._fit(features, decode_ns, target_ns, weight * self._huber(max(abs(x), abs(against_anchor))))
+        young = self.trained < YOUNG_ROWS or level.rows < YOUNG_BUCKET_ROWS
+        row = _Row(features, decode_ns, target_ns, weight if young else weight * self._huber(x))
+        if young or isinstance(self.model, MixedModel):
+            self._fit(*row)
+        else:
+            self._quarantine.append(row)
+            if len(self._quarantine) > QUARANTINE:
+                self._fit(*self._quarantine.popleft())
         if weight == 1.0:
             self.drift += 0.02 * (against_anchor - self.drift)
         if self.stale:
@@ -195,20 +249,21 @@ class Regime:
 
     def reconsider(self, judged: Judged, now_ns: int) -> str:
         """Whether what looks abnormal has become the normal; says why, empty when nothing changed."""
-        finding, x, _ = judged
+        finding, x, against_anchor = judged
         detector = self.detector
-        self._recent_sum += 0.05 * (x - self._recent_sum)
+        self._recent.append(against_anchor)
         if not detector.ready:
             return ""
         if self.model.solves != self._solves:
             self._solves, self.refit_ns = self.model.solves, now_ns
         if finding.rule in (SHIFT, DRIFT):
             self._frozen = FREEZE
+            self._quarantine.clear()
             self._paging += 1.0
             if self._paging_since is None:
                 self._paging_since = now_ns
             if self._paging >= ACCEPT_BATCHES and now_ns - self._paging_since >= ACCEPT_NS:
-                return self._relearn(f"{_percent(self._recent_sum)} for {int(self._paging)} batches")
+                return self._relearn(f"for {int(self._paging)} batches")
         else:
             self._frozen = max(0, self._frozen - 1)
             self._paging = max(0.0, self._paging - 0.25)
@@ -217,12 +272,13 @@ class Regime:
         gate = max(GATE, 6 * detector.spread)
         self._faster = self._faster + 1 if x < -gate else 0
         if self._faster >= FASTER_BATCHES:
-            return self._relearn(f"{_percent(self._recent_sum)} for {self._faster} batches")
+            return self._relearn(f"for {self._faster} batches")
         if detector.streak >= FLAGGED_BATCHES and not self._frozen:
+            by = self._lately()
             for level in self.levels.values():
                 if self._step - level.last < FLAGGED_BATCHES:
-                    level.fast += self._recent_sum
-            detector.shifted(self._recent_sum)
+                    level.fast = level.anchor + by
+            detector.shifted()
         return ""
 
     def take_over(self, levels: dict[int, Level], noise: list[float], moved: float, *, exact: bool) -> None:
@@ -262,18 +318,26 @@ class Regime:
         self._relearnt = 0
         self.model.rescale(factor, KEEP)
         for level in self.levels.values():
-            level.anchor = level.fast
+            level.fast = level.anchor
             level.learnt = 0
-        self.detector.shifted(0.0)
+        self.detector.shifted()
+        self._recent.clear()
+        self.drift = 0.0
+        self._quarantine.clear()
         self._frozen = self._faster = 0
-        self._paging, self._paging_since, self._recent_sum = 0.0, None, 0.0
+        self._paging, self._paging_since = 0.0, None
 
     def _relearn(self, what: str) -> str:
-        by = self._recent_sum
+        by = self._lately()
         self.moved += by
-        reason = f"{what}: taken as the new normal"
+        reason = f"{_percent(by)} {what}: taken as the new normal"
         self.restart(reason, math.exp(by))
         return reason
+
+    def _lately(self) -> float:
+        """The median distance from the anchor lately."""
+        recent = sorted(self._recent)
+        return recent[len(recent) // 2] if recent else 0.0
 
     def _weight(self, finding: Finding, x: float, level: Level) -> float:
         """How much a batch counts: nothing in an episode or as a spike, a little in doubt, else fully.
@@ -286,13 +350,17 @@ class Regime:
             return 1.0 if abs(x) < 0.7 else DOUBT
         if self.stale:
             return 1.0 if abs(x) < 1.5 else DOUBT
-        if self._frozen or finding.rule == SPIKE or finding.rule:
+        if self._frozen or finding.rule:
             return 0.0
+        if isinstance(self.model, MixedModel) and (level.rows < BUCKET_ROWS or not self.trusted):
+            return 1.0  # a prompt of a size not met before is no anomaly
         if abs(x) > max(GATE, 6 * detector.spread):
             return DOUBT
         if level.learnt < MEET_ROWS:
             return 1.0
-        return DOUBT if finding.flag or detector.sustained else 1.0
+        if finding.flag or detector.sustained:
+            return DOUBT
+        return LESS if x > SLOW_SPREADS * detector.spread else 1.0
 
     def _huber(self, size: float) -> float:
         bound = 2.5 * max(0.01, self.detector.spread)

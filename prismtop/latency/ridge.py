@@ -75,7 +75,8 @@ class Ridge:
         prior = (noise / self.sds) ** 2
         system = self.gram + np.diag(prior)
         try:
-            self.coefficients = np.linalg.solve(system, self.moment + prior * self.means)
+            solved = np.linalg.solve(system, self.moment + prior * self.means)
+            self.coefficients = np.asarray(solved, dtype=np.float64)
         except np.linalg.LinAlgError:
             pass  # keep what there is: the next rows make it solvable
         kept = FORGET**self._pending

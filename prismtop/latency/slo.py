@@ -1,4 +1,4 @@
-"""Service level objectives: attainment, goodput, the error budget's burn, and the alert when it burns fast."""
+"""Service level objectives: attainment, goodput, the error budget, the alert when it burns."""
 
 from __future__ import annotations
 

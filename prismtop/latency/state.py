@@ -190,7 +190,10 @@ class Store:
         try:
             os.replace(path, aside)
         except OSError as error:
-            return f"the latency model in {safe_text(str(path))} is not used: {safe_text(why, 120)} ({error.strerror})"
+            return (
+                f"the latency model in {safe_text(str(path))} is not used: {safe_text(why, 120)} "
+                f"({error.strerror})"
+            )
         return f"a latency model was set aside as {safe_text(str(aside))}: {safe_text(why, 120)}"
 
 

@@ -161,8 +161,8 @@ class Batch:
         return self.start_ns + self.duration_ns
 
     def with_prediction(self, prediction: Prediction) -> Batch:
-        """The same batch with its prediction. Every batch gets one, and `dataclasses.replace` takes four times
-        as long.
+        """The same batch with its prediction. Each gets one, and `dataclasses.replace` takes four times as
+        long.
         """
         made = object.__new__(Batch)
         made.__dict__.update(self.__dict__, prediction=prediction)
