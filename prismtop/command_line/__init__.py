@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prismtop.command_line import export, live, recording, replaying
+from prismtop.command_line import export, latency, live, recording, replaying
 from prismtop.command_line.shared import Commands
 
 COMMANDS: dict[str, Callable[[Commands], None]] = {
     **live.COMMANDS,
     **recording.COMMANDS,
     **replaying.COMMANDS,
+    **latency.COMMANDS,
     **export.COMMANDS,
 }
 """What adds each command's parser, by the command's name, in the order of the help."""
