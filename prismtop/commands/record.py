@@ -65,7 +65,7 @@ def run(context: Context, pids: Sequence[int], options: RecordOptions) -> int:
     profiles = profiles_in_use()
     group = only_group(context, pids, profiles)
     recorder = Recorder(RecorderSettings.of(context.settings))
-    session = open_session(context, group, profiles, figures=False, recorder=recorder)
+    session = open_session(context, group, profiles, figures=False, counters=True, recorder=recorder)
     with closing_session(context, session):
         first = session.tick()
         path = session.start_recording(options.output, _ALL_PAST_S).path

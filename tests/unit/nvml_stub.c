@@ -9,6 +9,9 @@
 #include <unistd.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#ifndef STEP_MS
+#define STEP_MS 20  // how often a waiting call looks at the control file
+#endif
 typedef int R;
 typedef unsigned long long ull;
 enum { OK = 0, UNINIT = 1, INVAL = 2, NOSUP = 3, NOTFOUND = 6, INSUF = 7, TIMEOUT = 10, LOST = 15 };
@@ -17,11 +20,12 @@ struct ctl {
     uint32_t util[16], memutil[16], sm_mhz[16], power_mw[16], temp[16], fan[16], migs[16], pid[16], other_pid[16];
     uint64_t reasons[16], used[16], total[16], ecc[16], nv_kib[16], pcie[16];
     double sm_util[16], dram_util[16];
+    uint64_t now_us;  // the scene's clock
     char errors[1024];  // "nvmlDeviceGetFanSpeed=3;nvmlDeviceGetPowerUsage@1=4;"
 };
 static struct ctl def, *C = &def;
 static int inited;
-static uint64_t us(void) { struct timespec t; clock_gettime(CLOCK_REALTIME, &t); return t.tv_sec * 1000000ull + t.tv_nsec / 1000; }
+static uint64_t us(void) { return C->now_us; }
 static R planned(const char *name, int gpu) {
     char key[128];
     for (int i = 0; i < 2; i++) {
@@ -158,10 +162,10 @@ R nvmlDeviceRegisterEvents(void *h, ull m, void *s) { D(h) return OK; }
 typedef struct { void *dev; ull type, data; unsigned gi, ci; } ev;
 R nvmlEventSetWait_v2(void *s, ev *e, unsigned ms) {
     UP if (!C->live_sets) { C->misuse++; return INVAL; }
-    for (unsigned t = 0; t < ms; t += 5) {
+    for (unsigned t = 0; t < ms; t += STEP_MS) {
         R r = planned(__func__, 0); if (r) return r;
         if (C->xid) { e->dev = (void *)(intptr_t)(C->xid_gpu + 1); e->type = 8; e->data = C->xid; C->xid = 0; return OK; }
-        usleep(5000);
+        usleep(STEP_MS * 1000);
     }
     return TIMEOUT;
 }

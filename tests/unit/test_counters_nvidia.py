@@ -67,8 +67,8 @@ def test_every_counter_of_a_gpu_at_work(library: Path, tmp_path: Path) -> None:
         "gpu_pcie_replays_total": 5,
         "gpu_pcie_generation_count": 5,
         "gpu_pcie_width_count": 16,
-        "gpu_pcie_transmit_bytes_per_s": GIB / 2,
-        "gpu_pcie_receive_bytes_per_s": GIB,
+        "gpu_pcie_transmit_bytes_per_s": 3 << 20,
+        "gpu_pcie_receive_bytes_per_s": 3 << 20,
         "gpu_nvlink_transmit_bytes_per_s": GIB / 2,
         "gpu_nvlink_receive_bytes_per_s": GIB / 2,
         "gpu_nvlink_errors_total": 21,
@@ -246,6 +246,51 @@ def test_without_byte_counters_gpm_gives_the_traffic(library: Path, tmp_path: Pa
     )
     pcie = told["rounds"][0]["gpu_pcie_transmit_bytes_per_s gpu 0"]
     assert (pcie[0], pcie[3]) == (3 << 20, "gpm")
+
+
+def test_without_gpm_the_byte_counters_give_the_traffic(library: Path, tmp_path: Path) -> None:
+    told = play(
+        library,
+        tmp_path,
+        """
+        c.gpm = 0
+        scene.open()
+        scene.round()
+        c.pcie[0] = 1 << 30
+        second = scene.round(seconds=2)
+        scene.reader.close()
+        tell(second)
+        """,
+    )
+    readings = told["rounds"][0]
+    assert readings["gpu_pcie_transmit_bytes_per_s gpu 0"][::3] == [GIB / 2, "nvml"]
+    assert readings["gpu_pcie_receive_bytes_per_s gpu 0"][0] == GIB
+
+
+def test_each_rate_has_one_source_in_every_round(library: Path, tmp_path: Path) -> None:
+    """NVLink is missing among the fields, so GPM gives it; PCIe is GPM's as soon as it has two samples."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        scene.errors(field138=3, field139=3)
+        scene.open()
+        scene.round()
+        sources = []
+        for _ in range(3):
+            scene.now += 10**9
+            scene.sheet.now_ns, c.now_us = scene.now, scene.now // 1000
+            scene.reader.read(scene.sheet, slow=False)
+            made = [x for x in scene.sheet.take() if x.device == "gpu 0" and "_bytes_per_s" in x.name]
+            sources.append(sorted((x.name, x.source, x.value is not None) for x in made))
+        scene.reader.close()
+        tell(sources=sources)
+        """,
+    )
+    names = [
+        f"gpu_{link}_{way}_bytes_per_s" for link in ("nvlink", "pcie") for way in ("receive", "transmit")
+    ]
+    assert told["sources"] == [[[name, "gpm", True] for name in names]] * 3
 
 
 def test_a_gpu_before_hopper_says_what_profiling_needs(library: Path, tmp_path: Path) -> None:
