@@ -114,6 +114,36 @@ def looks(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def judging(parser: argparse.ArgumentParser) -> None:
+    """Options about what counts as slow, and who is told."""
+    parser.add_argument(
+        "--sensitivity",
+        default=argparse.SUPPRESS,
+        metavar="LEVEL",
+        help="how readily alerts open: quiet, normal, sensitive",
+    )
+    for name, what in (
+        ("ttft", "the time to first token"),
+        ("tpot", "the time per output token"),
+        ("e2e", "a whole request"),
+    ):
+        parser.add_argument(
+            f"--slo-{name}-ms", default=argparse.SUPPRESS, metavar="MS", help=f"target for {what}"
+        )
+    parser.add_argument(
+        "--slo-target",
+        default=argparse.SUPPRESS,
+        metavar="SHARE",
+        help="share of requests that must meet all targets",
+    )
+    parser.add_argument(
+        "--on-alert",
+        default=argparse.SUPPRESS,
+        metavar="CMD",
+        help="run CMD (no shell) for every alert, the alert as JSON on its stdin",
+    )
+
+
 def amount(parser: argparse.ArgumentParser, batches: str) -> None:
     """`-n` and `--duration`."""
     parser.add_argument("-n", dest="batches", type=positive, metavar="N", help=batches)

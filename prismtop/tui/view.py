@@ -164,6 +164,8 @@ class View:
         """Age of the newest frame in seconds when that is too old; None when it is fresh."""
         if self.latest is None or now_ns - self.latest.time_ns < STALE_NS:
             return None
+        if self.latest.replay is not None:  # its times are those of the trace
+            return None
         return (now_ns - self.latest.time_ns) / 1e9
 
     @property
