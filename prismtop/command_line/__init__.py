@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prismtop.command_line import export, latency, live, recording, replaying
+from prismtop.command_line import export, latency, live, recording, replaying, web
 from prismtop.command_line.shared import Commands
 
 COMMANDS: dict[str, Callable[[Commands], None]] = {
@@ -16,5 +16,6 @@ COMMANDS: dict[str, Callable[[Commands], None]] = {
     **replaying.COMMANDS,
     **latency.COMMANDS,
     **export.COMMANDS,
+    **web.COMMANDS,
 }
 """What adds each command's parser, by the command's name, in the order of the help."""

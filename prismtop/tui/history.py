@@ -11,6 +11,8 @@ from prismtop.tui.fields import is_slow, judged_ns
 
 BUCKET_NS = 1_000_000_000
 BUCKETS = 2400
+REWIND_NS = BUCKET_NS // 2
+"""So much further back than the newest batch is a replay that was rewound."""
 
 
 @dataclass
@@ -42,11 +44,18 @@ class StepHistory:
 
     def __init__(self) -> None:
         self._buckets: deque[Bucket] = deque(maxlen=BUCKETS)
+        self._newest_ns = 0
 
     def add(self, batches: Iterable[Batch]) -> None:
         """Take new batches in order of time; a jump back (a rewound replay) drops what came after."""
         for batch in batches:
-            bucket = self._bucket(batch.end_ns // BUCKET_NS)
+            index = batch.end_ns // BUCKET_NS
+            if batch.end_ns < self._newest_ns - REWIND_NS:
+                while self._buckets and self._buckets[-1].index >= index:
+                    self._buckets.pop()
+                self._newest_ns = batch.end_ns
+            self._newest_ns = max(self._newest_ns, batch.end_ns)
+            bucket = self._bucket(index)
             bucket.batches += 1
             bucket.all_ns += batch.duration_ns
             judged = judged_ns(batch)
@@ -61,11 +70,9 @@ class StepHistory:
 
     def _bucket(self, index: int) -> Bucket:
         buckets = self._buckets
-        # Batches of several ranks may end in the wrong order by a little; further back is a rewind.
-        while buckets and index < buckets[-1].index - 1:
-            buckets.pop()
+        # Batches of several ranks may end in another order than they came, by a little.
         if buckets and index <= buckets[-1].index:
-            return buckets[-1] if index == buckets[-1].index or len(buckets) < 2 else buckets[-2]
+            return buckets[-2] if index < buckets[-1].index and len(buckets) > 1 else buckets[-1]
         buckets.append(Bucket(index))
         return buckets[-1]
 

@@ -57,6 +57,9 @@ def _over(batch: Batch) -> str:
     return DASH if over is None else f"{max(-99.0, min(over, 9999.0)):+.0f}%"
 
 
+_EXPECT_WIDTH = 9
+
+
 def expected(batch: Batch, glyphs: Glyphs = UNICODE) -> str:
     """`8.0 ±0.4`, with a `p` when it is the period that was predicted."""
     found = batch.prediction
@@ -65,7 +68,9 @@ def expected(batch: Batch, glyphs: Glyphs = UNICODE) -> str:
     width = (found.high_ns - found.low_ns) / 2e6
     half = f"{width:.2f}"[1:] if width < 0.995 else f"{width:.1f}" if width < 9.95 else milliseconds(width)
     basis = "p" if found.basis == "period" else ""
-    return f"{milliseconds(found.expected_ns / 1e6)}{glyphs.interval}{half}{basis}"
+    expectation = milliseconds(found.expected_ns / 1e6)
+    text = f"{expectation}{glyphs.interval}{half}{basis}"
+    return text if len(text) <= _EXPECT_WIDTH else f"{expectation}{basis}"
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -84,7 +89,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("skew", 5, 130, lambda b: nanoseconds(rank_skew_ns(b))),
     Column("period", 6, 112, lambda b: nanoseconds(b.period_ns)),
     Column("ms", 6, 0, lambda b: milliseconds(b.duration_ns / 1e6)),
-    Column("expect", 9, 64, expected, judged=True),
+    Column("expect", _EXPECT_WIDTH, 64, expected, judged=True),
     Column("over", 5, 120, _over, judged=True),
 )
 _SEQ_WIDTH = 7
