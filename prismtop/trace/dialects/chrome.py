@@ -249,7 +249,7 @@ def read_chrome(path: Path) -> Foreign:
     named = _assembler(first, track, spans, _pid(track, first), _rank(reader.header), shift)
     start, end = (0, 0) if first.end_ns < first.start_ns else (first.start_ns, first.end_ns)
     return Foreign(
-        dialect=_dialect(reader, first),
+        dialect=_dialect(reader, first, track),
         engine=_engine(first),
         pid=_pid(track, first),
         rank=_rank(reader.header),
@@ -409,7 +409,7 @@ def _counters(found: _Collector, shift: int) -> Iterator[Counter]:
         yield Counter(name, device, "", at + shift, value, source="trace")
 
 
-def _dialect(reader: TraceReader, found: _Collector) -> str:
+def _dialect(reader: TraceReader, found: _Collector, track: _Track) -> str:
     header = reader.header
     if "viztracer_metadata" in header or "FEE" in found.cats:
         return "viztracer"
@@ -417,7 +417,7 @@ def _dialect(reader: TraceReader, found: _Collector) -> str:
         return "kineto"
     if "py-spy" in found.cats:
         return "py-spy"
-    if found.cats & {"CAT_APP", "CAT_HOST", "CAT_PROCESS", "CAT_DISK"}:
+    if host_of(track[0]) or found.cats & {"CAT_APP", "CAT_HOST", "CAT_PROCESS", "CAT_DISK"}:
         return "latencyprism"
     return "chrome"
 
