@@ -242,7 +242,7 @@ def test_values_of_the_wrong_type_in_a_recording_are_left_out(tmp_path: Path, ca
             line.replace(good, bad) if '"seq":1' in line and good in line else line for line in lines
         )
         assert text != "\n".join(lines)
-        found = [batch for batch in load([write(tmp_path / "t.json", text)], cache).batches()]
+        found = list(load([write(tmp_path / "t.json", text)], cache).batches())
         assert [b.seq for b in found if not b.suspect and len(b.stages) == 5][:1] == [0], bad
         assert all(isinstance(batch.duration_ns, int) for batch in found)
 
