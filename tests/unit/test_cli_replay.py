@@ -203,7 +203,7 @@ BAD: dict[str, bytes] = {
     "cut gzip header": gzip.compress(b"[]")[:7],
     "binary": bytes(range(256)) * 50,
     "lone surrogates": b'[{"ph":"X","name":"\\ud800","ts":1,"dur":1}]',
-    "ours but of the future": b'[\n{"ph":"M","name":"prismtop","ts":0,"pid":1,"tid":0,"args":{"schema":99}},\n',
+    "ours but of the future": b'[\n{"ph":"M","name":"prismtop","ts":0,"pid":1,"args":{"schema":99}},\n',
     "ours with nonsense": b'[\n{"ph":"M","name":"prismtop","ts":0,"args":{"schema":1,"base_ns":"x"}},\n',
     "a table of something": b"a,b\n1,2\n",
     "a table without rows": b"counter_name,timestamp,value\n",
