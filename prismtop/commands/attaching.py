@@ -19,6 +19,7 @@ def open_session(context: Context, group: Group, profiles: Profiles, *, figures:
     Raises:
         PrismtopError: with the cause and the fix; nothing is left in any process then.
     """
+    from prismtop.diagnosis.live import LiveDiagnoser
     from prismtop.session import Session
     from prismtop.sources.live import AttachOptions, attach
 
@@ -35,7 +36,13 @@ def open_session(context: Context, group: Group, profiles: Profiles, *, figures:
     with context.report.status(f"attaching to {describe(group)}"):
         update: Callable[[str], None] = context.report.update
         source = attach(group, profiles.get(group.engine), options, update)
-    return Session(source, history=settings.history, window_s=settings.window_s, figures=figures)
+    return Session(
+        source,
+        history=settings.history,
+        window_s=settings.window_s,
+        figures=figures,
+        diagnoser=LiveDiagnoser(),
+    )
 
 
 def _gdb_agreed(context: Context, group: Group) -> bool:

@@ -39,7 +39,9 @@ WANTED: frozenset[str] = (
 """Names of counters worth remembering."""
 
 
-def with_derived(series: Mapping[Key, Sequence[Point]], roles: Mapping[int, str]) -> dict[Key, Sequence[Point]]:
+def with_derived(
+    series: Mapping[Key, Sequence[Point]], roles: Mapping[int, str]
+) -> dict[Key, Sequence[Point]]:
     """The series, and what is made of several: rates of totals, shares, other processes' use.
 
     GPUs that the engine does not use are left out, when it is known which ones it uses.

@@ -90,7 +90,9 @@ class Hypothesis:
 
 
 def _up(weight: float, least: float, full: float, *signals: str, **more: float) -> Sign:
-    return Sign(signals, weight, least, full, absolute=True, level=more.get("level"), missed=more.get("missed", 0))
+    return Sign(
+        signals, weight, least, full, absolute=True, level=more.get("level"), missed=more.get("missed", 0)
+    )
 
 
 def _grew(weight: float, least: float, full: float, *signals: str, **more: float) -> Sign:
@@ -352,7 +354,9 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 UNKNOWN_TEXT = "Nothing that prismtop can see explains it"
 NOTHING_TEXT = "Nothing moved beyond its noise"
-UNKNOWN_STEP = "`prismtop deepdive` for a full capture; `prismtop doctor` says which counters are missing here."
+UNKNOWN_STEP = (
+    "`prismtop deepdive` for a full capture; `prismtop doctor` says which counters are missing here."
+)
 
 BY_ID: Mapping[str, Hypothesis] = {hypothesis.id: hypothesis for hypothesis in HYPOTHESES}
 USED_SIGNALS: frozenset[str] = frozenset(
