@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, with_derived
@@ -54,11 +55,10 @@ class Capture:
         """Take batches and counters, and leave the rest."""
         for noun in nouns:
             if isinstance(noun, Batch):
-                # Each trace has predictions of its own, which do not say what is usual in the other.
-                self._batches.add(lambda batch=noun: observe(batch)._replace(excess=None))  # type: ignore[misc]
+                self._batches.add(partial(_unjudged, noun))
             elif isinstance(noun, Counter) and noun.name in WANTED and noun.value is not None:
                 spread = self._series.setdefault(noun.key, Spread())
-                spread.add(lambda point=(noun.time_ns, noun.value): point)  # type: ignore[misc]
+                spread.add(partial(_point, noun.time_ns, noun.value))
         return self
 
     @property
@@ -99,6 +99,15 @@ def evidence_of(normal: Capture, abnormal: Capture) -> Evidence:
         key: (before.get(key, ()), after.get(key, ()), None) for key in {**before, **after}
     }
     return gather(windows, (normal.batches(), abnormal.batches()))
+
+
+def _unjudged(batch: Batch) -> Observation:
+    """Without its prediction: each trace has its own, which does not say what is usual in the other."""
+    return observe(batch)._replace(excess=None)
+
+
+def _point(time_ns: int, value: float) -> Point:
+    return time_ns, value
 
 
 def _highest(points: list[Point]) -> list[Point]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TypeAlias
 
 Point: TypeAlias = "tuple[int, float]"
@@ -203,4 +204,4 @@ def _mad(values: Sequence[float]) -> float:
 def _period(points: Sequence[Point]) -> int:
     if len(points) < 2:
         return 0
-    return int(median([after[0] - before[0] for before, after in zip(points, points[1:], strict=False)]))
+    return int(median([after[0] - before[0] for before, after in pairwise(points)]))

@@ -89,14 +89,16 @@ class Hypothesis:
     yields_to: tuple[str, ...] = field(default=())
 
 
-def _up(weight: float, least: float, full: float, *signals: str, **more: float) -> Sign:
-    return Sign(
-        signals, weight, least, full, absolute=True, level=more.get("level"), missed=more.get("missed", 0)
-    )
+def _up(
+    weight: float, least: float, full: float, *signals: str, level: float | None = None, missed: float = 0.0
+) -> Sign:
+    return Sign(signals, weight, least, full, absolute=True, level=level, missed=missed)
 
 
-def _grew(weight: float, least: float, full: float, *signals: str, **more: float) -> Sign:
-    return Sign(signals, weight, least, full, floor=more.get("floor", 0.0), missed=more.get("missed", 0.0))
+def _grew(
+    weight: float, least: float, full: float, *signals: str, floor: float = 0.0, missed: float = 0.0
+) -> Sign:
+    return Sign(signals, weight, least, full, floor=floor, missed=missed)
 
 
 def _fell(weight: float, least: float, full: float, *signals: str) -> Sign:
@@ -128,7 +130,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Hypothesis(
         "gpu_clock_limited",
         "The GPU runs at a lower clock",
-        "`nvidia-smi -q -d CLOCK,PERFORMANCE,POWER,TEMPERATURE`: power cap, heat, or clocks locked by somebody.",
+        "`nvidia-smi -q -d CLOCK,PERFORMANCE,POWER`: a power cap, heat, or clocks locked by somebody.",
         needs=(
             _fell(5.0, 0.03, 0.2, "gpu_sm_clock_mhz"),
             _fell(4.5, 0.03, 0.2, "gpu_memory_clock_mhz"),
@@ -144,7 +146,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Hypothesis(
         "cpu_frequency",
         "The CPU runs at a lower clock",
-        "`cpupower frequency-info` and the BIOS power profile; `scaling_max_freq` in /sys/devices/system/cpu.",
+        "`cpupower frequency-info`, `scaling_max_freq` below /sys/devices/system/cpu, the power profile.",
         needs=(_fell(5.0, 0.03, 0.25, "host_cpu_frequency_mhz"),),
         supports=(
             _grew(0.7, 0.1, 1.0, "thread_runq_delay_seconds"),
@@ -199,7 +201,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Hypothesis(
         "pcie_saturation",
         "The PCIe link of the GPU is loaded or has lost lanes",
-        "`nvidia-smi dmon -s t` and `lspci -vv` (LnkSta); look for copies by other processes or KV offloading.",
+        "`nvidia-smi dmon -s t`, `lspci -vv` (LnkSta); copies by other processes, or KV offloading.",
         needs=(
             _up(5.0, 3e8, 8e9, *_PCIE),
             _fell(5.0, 0.4, 0.7, "gpu_pcie_width_count"),
@@ -279,7 +281,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Hypothesis(
         "gc_or_gil",
         "Python itself holds the engine's thread: garbage collection, or another thread has the GIL",
-        "`prismtop deepdive` shows it; `gc.freeze()` after warm-up, and fewer Python threads in this process.",
+        "`prismtop deepdive` shows it; `gc.freeze()` after warm-up, fewer Python threads in the process.",
         needs=(_up(1.8, 0.03, 0.3, "stage.host"),),
         supports=(
             _grew(1.2, 0.4, 2.0, "thread_voluntary_switches_per_s", floor=20),
@@ -341,7 +343,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     Hypothesis(
         "regime_change",
         "The engine itself changed: other kernels, another path, or a lasting new level",
-        "What was reloaded or switched: adapters, speculative decoding, graphs, backends; see the engine's log.",
+        "What was loaded or switched: adapters, speculative decoding, graphs, backends (engine log).",
         needs=(
             _up(4.0, 0.2, 0.9, "model.stale"),
             _up(4.5, 0.1, 0.5, "kernel.new_share"),
@@ -354,9 +356,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
 
 UNKNOWN_TEXT = "Nothing that prismtop can see explains it"
 NOTHING_TEXT = "Nothing moved beyond its noise"
-UNKNOWN_STEP = (
-    "`prismtop deepdive` for a full capture; `prismtop doctor` says which counters are missing here."
-)
+UNKNOWN_STEP = "`prismtop deepdive` captures everything; `prismtop doctor` says which counters are missing."
 
 BY_ID: Mapping[str, Hypothesis] = {hypothesis.id: hypothesis for hypothesis in HYPOTHESES}
 USED_SIGNALS: frozenset[str] = frozenset(

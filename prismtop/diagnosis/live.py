@@ -1,4 +1,4 @@
-"""Causes of alerts while a session runs: a bounded memory of evidence, looked at when an alert opens or closes."""
+"""Causes of alerts while a session runs: a bounded memory of evidence, read when an alert opens or closes."""
 
 from __future__ import annotations
 
@@ -163,11 +163,11 @@ class LiveDiagnoser:
             self._cases[alert.id] = _Case(now_ns, closed=True)
 
     def _explain_one(self, frame: Frame) -> tuple[Alert, ...]:
-        for id_, case in self._cases.items():
-            if case.due_ns <= frame.time_ns:
-                break
-        else:
+        due = [id_ for id_, case in self._cases.items() if case.due_ns <= frame.time_ns]
+        if not due:
             return ()
+        id_ = due[0]
+        case = self._cases[id_]
         alert = next((alert for alert in frame.alerts if alert.id == id_), None)
         if alert is None:
             del self._cases[id_]
@@ -230,7 +230,7 @@ class LiveDiagnoser:
 def _windows(
     points: Iterable[Point], start: int, end: int, period_ns: int, others: list[tuple[int, int]]
 ) -> Windows:
-    """A counter's baseline, incident and lead. A reading describes the period that ends at it, so that a short
+    """A counter's baseline, incident and lead. A reading describes the period that ends at it: a short
     episode shows in the reading after it.
     """
     tail = period_ns if end - start < 3 * period_ns else 0

@@ -317,9 +317,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         "cycle", "pid", "function_name", "device", "func_type", "duration", "instances_count", "anchor_name"
     )  # fmt: skip
     try:
-        opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-        with opened as file:
-            text = file.read(LARGEST + 1)
+        with path.open("rb") as packed:
+            text = (gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed).read(LARGEST + 1)
         if len(text) > LARGEST:
             raise UsageError(f"{where} is larger than {LARGEST >> 20} MB.", fix="Cut it into parts.")
         reader = csv.DictReader(io.StringIO(text.decode("utf-8", "replace"), newline=""), restval="")
