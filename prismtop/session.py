@@ -5,38 +5,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from prismtop.counter_history import CounterHistory
 from prismtop.errors import UnavailableError
-from prismtop.model import Alert, Batch, Counter, Frame, Group, ModelCard, Recording, SloStatus
+from prismtop.model import Alert, Batch, Counter, Frame, Group, Judgement, Recording
 from prismtop.sources.replay_controls import ReplayControls
 from prismtop.sources.tick import Source, SourceTick
 from prismtop.throughput import Window
 
 CPU_PERIOD_S = 5.0
 ALERTS_KEPT = 100
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What a judge says about one tick.
-
-    Attributes:
-        batches: those of the tick, with their predictions.
-        changed: alerts that opened, changed or closed.
-        model: the model card.
-        slo: objectives; None without targets.
-        warnings: sentences to show once.
-    """
-
-    batches: tuple[Batch, ...]
-    changed: tuple[Alert, ...] = ()
-    model: ModelCard | None = None
-    slo: SloStatus | None = None
-    warnings: tuple[str, ...] = ()
 
 
 class Judge(Protocol):

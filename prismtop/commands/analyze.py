@@ -62,7 +62,7 @@ def analyse(context: Context, trace: Trace) -> tuple[Summary, str]:
         notes = session.close()
     for note in notes:
         context.report.say(note)
-    return summary, "" if judge is not None else "this build has no latency model"
+    return summary, ""
 
 
 def _frames(context: Context, session: Session, source: ReplaySource) -> Iterator[Frame]:

@@ -34,6 +34,7 @@ def open_session(
     Raises:
         PrismtopError: with the cause and the fix; nothing is left in any process then.
     """
+    from prismtop.diagnosis.live import LiveDiagnoser
     from prismtop.session import Session
     from prismtop.sources.live import AttachOptions, attach
 
@@ -50,14 +51,19 @@ def open_session(
     with context.report.status(f"attaching to {describe(group)}"):
         update: Callable[[str], None] = context.report.update
         source = attach(group, profiles.get(group.engine), options, update)
+    from prismtop.export.alert_hook import hooks_for
+    from prismtop.latency.judge import make_judge
+
     return Session(
         source,
         history=settings.history,
         window_s=settings.window_s,
         figures=figures,
+        judge=make_judge(settings, group),
         counters=_sampler(context, group) if counters else None,
+        diagnoser=LiveDiagnoser(),
         recorder=recorder,
-        sinks=sinks,
+        sinks=(*hooks_for(settings, group), *sinks),
     )
 
 

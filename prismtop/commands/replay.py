@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from prismtop.errors import EXIT_OK, UsageError
 from prismtop.safe_text import safe_text
 
 if TYPE_CHECKING:
-    from prismtop.model import Alert
-    from prismtop.session import Judge, Judgement, Session
+    from prismtop.model import Alert, Judgement
+    from prismtop.session import Judge, Session
     from prismtop.settings import Settings
     from prismtop.sources.replay import ReplaySource
     from prismtop.sources.tick import SourceTick
@@ -57,7 +56,7 @@ class RecordedJudge:
 
     def take(self, tick: SourceTick) -> Judgement:
         """The predictions and alerts that stand in the trace."""
-        from prismtop.session import Judgement
+        from prismtop.model import Judgement
 
         return Judgement(tick.batches, tick.alerts)
 
@@ -114,16 +113,14 @@ def open_trace(context: Context, paths: Sequence[str]) -> Trace:
     return trace
 
 
-def judge_for(trace: Trace, settings: Settings) -> Judge | None:
-    """What was recorded when anything was judged then, else the model; None when there is none."""
+def judge_for(trace: Trace, settings: Settings) -> Judge:
+    """What was recorded when anything was judged then, else a model that learns from this trace alone."""
     if trace.judged:
         return RecordedJudge()
-    try:
-        module = importlib.import_module("prismtop.latency.judge")
-    except ImportError:
-        return None
-    made: Judge = module.make_judge(settings, trace.group)
-    return made
+    from prismtop.latency.judge import LatencyJudge
+
+    # Refits wait for each other here: a trace is read faster than a thread beside it could learn.
+    return LatencyJudge(settings, trace.group, inline=True)
 
 
 def anomaly_times(trace: Trace, settings: Settings) -> list[int]:
@@ -136,10 +133,8 @@ def anomaly_times(trace: Trace, settings: Settings) -> list[int]:
 
 
 def judged_alerts(trace: Trace, settings: Settings) -> list[Alert]:
-    """Alerts that the model opens when it sees the whole trace; none without a model."""
+    """Alerts that the model opens when it sees the whole trace."""
     judge = judge_for(trace, settings)
-    if judge is None:
-        return []
     from prismtop.session import Session
     from prismtop.sources.replay import ReplaySource
 

@@ -15,6 +15,7 @@ from prismtop.commands.context import Context, closing_session
 from prismtop.errors import EXIT_FINDING, EXIT_OK, UnavailableError
 from prismtop.export import jsonl, table
 from prismtop.model import AttachState, Frame, HookStatus, Lost
+from prismtop.safe_text import safe_text
 
 _ENDED = (AttachState.GONE, AttachState.DETACHED)
 
@@ -160,6 +161,8 @@ class JsonSink:
             write(jsonl.batch_line(batch, frame.clock))
         for request in frame.requests:
             write(jsonl.request_line(request, frame.clock))
+        for alert in frame.changed_alerts:
+            write(jsonl.alert_line(alert, frame.clock))
         for counter in frame.new_counters:
             if counter.value is not None or self._gaps.get(counter.key) != counter.reason:
                 write(jsonl.counter_line(counter, frame.clock))
@@ -180,6 +183,7 @@ class TableSink:
         self._hooks: tuple[HookStatus, ...] | None = None
         self._rows = 0
         self._said: set[str] = set()
+        self._alerted: set[int] = set()
         self._outside = False
         self._lost = Lost()
 
@@ -197,6 +201,12 @@ class TableSink:
             self._context.report.say(
                 f"lost {delta.records} records ({delta.torn} torn, {delta.batches} incomplete batches)"
             )
+        for alert in frame.changed_alerts:
+            opened = alert.id not in self._alerted
+            if opened or alert.closed_ns is not None:
+                self._alerted.add(alert.id)
+                word = "alert" if alert.closed_ns is None else "over"
+                self._context.report.say(f"{word} {alert.id}: {safe_text(alert.text)}")
         for batch in frame.new_batches:
             self._head(frame.hooks)
             self._context.write(table.row(batch, frame.clock, self._columns))

@@ -9,6 +9,7 @@ microseconds.
 | session | first line: engine, version, targets, hooks, cost of the attach |
 | batch | one engine iteration |
 | request | a request finished |
+| alert | an episode opened, went on or closed (same `id`) |
 | state | the attach state or the set of installed hooks changed |
 | counter | a reading of the host, a GPU or an interconnect, or the reason why there is none (once) |
 | lost | records were overwritten before they could be read, since the previous such line |
@@ -24,12 +25,14 @@ from dataclasses import fields
 
 from prismtop import __version__
 from prismtop.model import (
+    Alert,
     Batch,
     Clock,
     Counter,
     Frame,
     HookStatus,
     Lost,
+    ModelState,
     ProbeCost,
     Request,
     Target,
@@ -63,7 +66,58 @@ def batch_line(batch: Batch, clock: Clock) -> str:
         line["idle_us"] = _us(batch.idle_ns)
     if batch.suspect:
         line["suspect"] = safe_text(batch.suspect)
+    prediction = batch.prediction
+    if prediction is not None:
+        line["predicted_us"] = _us(prediction.expected_ns)
+        line["low_us"], line["high_us"] = _us(prediction.low_ns), _us(prediction.high_ns)
+        line["verdict"] = prediction.verdict.value
+        if prediction.state is not ModelState.READY:
+            line["model_state"] = prediction.state.value
+        if prediction.basis != "duration":
+            line["basis"] = prediction.basis
     return _line("batch", line, clock)
+
+
+def alert_line(alert: Alert, clock: Clock) -> str:
+    """One episode as it is now; `t_us` is when it opened. Causes are there once they were looked for."""
+    return _line("alert", alert_object(alert, clock), clock)
+
+
+def alert_object(alert: Alert, clock: Clock) -> dict[str, object]:
+    """An alert's fields; `t_us` is CLOCK_MONOTONIC ns here, `_line` writes it as wall time."""
+    made: dict[str, object] = {
+        "id": alert.id,
+        "t_us": alert.opened_ns,
+        "started_us": clock.wall_us(alert.started_ns),
+        "state": "open" if alert.closed_ns is None else "closed",
+    }
+    if alert.closed_ns is not None:
+        made["closed_us"] = clock.wall_us(alert.closed_ns)
+    made.update(
+        kind=alert.kind,
+        severity=alert.severity.value,
+        pid=alert.pid,
+        first_seq=alert.first_seq,
+        last_seq=alert.last_seq,
+        batches=alert.batches,
+        excess_ms=round(alert.excess_ns / 1e6, 3),
+        text=safe_text(alert.text),
+    )
+    if alert.excess_pct is not None:
+        made["excess_pct"] = alert.excess_pct
+    if alert.causes:
+        made["causes"] = [
+            {
+                "id": safe_text(cause.id),
+                "score": round(cause.score, 3),
+                "text": safe_text(cause.text),
+                "evidence": [safe_text(one) for one in cause.evidence],
+                "against": [safe_text(one) for one in cause.against],
+                "next_step": safe_text(cause.next_step),
+            }
+            for cause in alert.causes
+        ]
+    return made
 
 
 def request_line(request: Request, clock: Clock) -> str:

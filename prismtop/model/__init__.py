@@ -17,6 +17,7 @@ from prismtop.model.frame import (
     Request,
     Throughput,
 )
+from prismtop.model.judgement import Judgement
 from prismtop.model.prediction import ModelCard, ModelState, Prediction, Verdict
 from prismtop.model.recording import Recording, Replay
 from prismtop.model.slo import Headroom, Interference, SloStatus, SloTargets
@@ -38,6 +39,7 @@ __all__ = [
     "Headroom",
     "HookStatus",
     "Interference",
+    "Judgement",
     "Lost",
     "Mode",
     "ModelCard",

@@ -93,7 +93,7 @@ class Story:
         for number in range(first, len(self.index.offsets)):
             for event in events_in(read_block(self.source, self.index, number)):
                 noun = _decoded(event, state)
-                if noun is None:
+                if noun is None or isinstance(noun, SessionInfo):
                     continue
                 latest = max(latest, _seen_ns(noun, event, base))
                 if from_ns is None or latest >= from_ns:
@@ -164,12 +164,14 @@ def _opened(source: Unpacked, cache: Cache, key: str) -> tuple[Story, dict[str, 
     found: Foreign | None = None
     notes: list[str] = []
     made: Path | None = None
-    if _is_ours(head):
+    if _is_ours(path, head):
         lines = b"\n" + CANONICAL in head
         if source.packed or not lines:
             made = _write(cache, key, lambda file: _unpack(source, file, lines, notes))
     else:
         found = _translated(path, head)
+        if found.skipped:
+            notes.append(f"{found.skipped} of {found.events} events of {source.name} could not be read")
         made = _write(cache, key, lambda file: _translate(found, file))
     index = build_index(made or path)
     if index.cut:
@@ -221,19 +223,15 @@ def _session_of(index: Index) -> SessionInfo | None:
     return None
 
 
-def _is_ours(head: bytes) -> bool:
+def _is_ours(path: Path, head: bytes) -> bool:
+    """Whether an event near the start describes a session of prismtop."""
     if SESSION_EVENT.encode() not in head:
         return False
-    from prismtop.trace.reader import spans
-
-    start = max(0, head.find(b"{"))
-    for begin, end in spans(head[start:])[:200]:
-        event = decode_object(head[start + begin : start + end])
-        if event is not None and event.get("name") == SESSION_EVENT and event.get("ph") == "M":
-            return True
-        if event is not None and "traceEvents" in event:
-            return False
-    return False
+    try:
+        events = next(TraceReader(path).events(), [])
+    except UsageError:
+        return False
+    return any(event.name == SESSION_EVENT and event.ph == "M" for event in events)
 
 
 def _first(source: Unpacked, size: int) -> Iterator[bytes]:
