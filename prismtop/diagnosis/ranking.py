@@ -127,6 +127,8 @@ def _moved(sign: Sign, evidence: Evidence) -> _Moved:
     """The series among the sign's signals that moved most."""
     best, shown = 0.0, None
     for effect in evidence.of(sign.signals):
+        if sign.ceiling is not None and effect.name.endswith("_ratio") and effect.before >= sign.ceiling:
+            continue
         strength = _strength(sign, effect)
         if strength > best or shown is None:
             best, shown = strength, effect
