@@ -6,7 +6,7 @@ Method:
   the program never sees. Margin: the right cause's score less the next one's.
 * Scaled effects: every value of the abnormal capture is moved to a share s of its way from the normal
   capture's value at the same quantile; s = 0 would be the normal capture again.
-* Cross-check: weights were written from what the quantities mean. What could be fitted is the map from log-odds
+* Cross-check: weights were written from what the quantities mean. What can be fitted is the map from log-odds
   to scores: offset and slope are fitted on one engine's pairs, scales and controls, and Brier score and top-1
   (of causes whose fitted score reaches 0.5) are taken on the other's.
 * No-fault pairs: halves in time of each capture (normal and abnormal ones: a fault that does not change is no
@@ -118,7 +118,9 @@ def cross_check(pairs: Sequence[Pair]) -> None:
     for trained, judged in (("SGLang", "vLLM"), ("vLLM", "SGLang")):
         slope, offset = _fit(_examples(pairs, trained))
         examples = _examples(pairs, judged)
-        brier = sum((_sigmoid(slope * odds + offset) - truth) ** 2 for odds, truth in examples) / len(examples)
+        errors = [_sigmoid(slope * odds + offset) - truth for odds, truth in examples]
+        brier = sum(error**2 for error in errors) / len(errors)
+        unfitted = sum((_sigmoid(odds) - truth) ** 2 for odds, truth in examples) / len(examples)
         right = []
         for share in (1.0, 0.25, 0.1):
             hits = total = 0
@@ -130,13 +132,14 @@ def cross_check(pairs: Sequence[Pair]) -> None:
                     total += 1
             right.append(f"{hits}/{total}")
         print(
-            f"  {trained} -> {judged}: slope {slope:.2f}, offset {offset:+.2f}, Brier {brier:.4f}, "
+            f"  {trained} -> {judged}: slope {slope:.2f}, offset {offset:+.2f}, "
+            f"Brier {brier:.4f} (unfitted {unfitted:.4f}), "
             f"named right at x1, x0.25, x0.1: {', '.join(right)}"
         )
 
 
 def _examples(pairs: Sequence[Pair], engine: str) -> list[tuple[float, bool]]:
-    """(log-odds, whether it is the truth) of every hypothesis that was listed, and of truths that were not."""
+    """(log-odds, whether it is the truth) of every hypothesis listed, and of truths that were not."""
     made: list[tuple[float, bool]] = []
     own = [pair for pair in pairs if pair[0] == engine]
     for _, truth, normal, abnormal in own:
@@ -248,10 +251,14 @@ def _captures(before: Sequence[Batch], after: Sequence[Batch]) -> tuple[Cause, .
 def report_controls(label: str, answers: Sequence[tuple[str, tuple[Cause, ...]]]) -> None:
     """How many pairs had a fault named, and what the answers were."""
     harmless = {"unknown", "workload_change", "regime_change"}
-    wrong = [(name, c) for name, causes in answers for c in causes if c.id not in harmless and c.score >= NAMED]
+    wrong = [
+        (name, c) for name, causes in answers for c in causes if c.id not in harmless and c.score >= NAMED
+    ]
     highest = max((c.score for _, causes in answers for c in causes if c.id not in harmless), default=0.0)
     first = Tally(causes[0].id for _, causes in answers)
-    print(f"  {label}: {len(wrong)} of {len(answers)}; highest fault score {highest:.2f}; first: {dict(first)}")
+    print(
+        f"  {label}: {len(wrong)} of {len(answers)}; highest fault score {highest:.2f}; first: {dict(first)}"
+    )
     for name, cause in wrong[:10]:
         print(f"    {name}: {cause.id} {cause.score} {cause.evidence}")
 
