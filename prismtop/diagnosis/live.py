@@ -27,7 +27,7 @@ SERIES = 1024
 OBSERVED_PER_S = 8.0
 """Batches a second that are remembered."""
 OBSERVED = 1000
-BASELINE_BATCHES, INCIDENT_BATCHES = 300, 150
+BASELINE_BATCHES, INCIDENT_BATCHES = 200, 80
 """Batches compared: the cost of an answer."""
 LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
 """After an alert opened: at once from batches, then again when counters of one and of five seconds came."""
