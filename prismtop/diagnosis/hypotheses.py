@@ -50,6 +50,7 @@ class Sign:
         level: the incident's level must be at or beyond it.
         floor: with relative changes, the difference in the signal's unit that must be there as well.
         missed: log-odds lost when the signal is there and did not move.
+        ceiling: a series that was already so high before could not have moved: it is left out.
     """
 
     signals: tuple[str, ...]
@@ -61,6 +62,7 @@ class Sign:
     level: float | None = None
     floor: float = 0.0
     missed: float = 0.0
+    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ _CLOCK_DOWN = _fell(3.0, 0.03, 0.25, "host_cpu_frequency_mhz")
 _WAITS_FOR_CORE = _up(3.0, 0.02, 0.25, *_RUNQ)
 _HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch")
 _DEVICE_GREW = _up(0.8, 0.03, 0.3, "stage.wait")
+_DEVICE_SLOWER = ("kernel.time", "gpu_busy_ratio", "stage.wait", "stage.launch")
 _RESOURCES = (
     "gpu_clock_limited",
     "cpu_frequency",
@@ -136,7 +139,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _fell(4.5, 0.03, 0.2, "gpu_memory_clock_mhz"),
         ),
         supports=(
-            _grew(1.5, 0.05, 0.5, "kernel.time"),
+            # The same work takes longer then. A lower clock that nothing notices limits nothing.
+            Sign(_DEVICE_SLOWER, 1.5, 0.05, 0.5, missed=3.5, ceiling=0.9),
             _up(1.5, 0.1, 0.8, "gpu_clock_limited"),
             _DEVICE_GREW,
         ),
@@ -162,12 +166,14 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "`top -H` sorted by core; pin the engine (`taskset`, cpuset) or move the other work away.",
         needs=(
             _up(5.0, 0.02, 0.25, *_RUNQ),
-            _up(3.0, 0.03, 0.3, "host_cpu_busy_ratio"),
+            _up(3.5, 0.03, 0.3, "host_cpu_busy_ratio"),
             _up(4.0, 0.05, 0.4, "host_pressure_cpu_some_ratio", "cgroup_pressure_cpu_some_ratio"),
             _up(4.5, 0.02, 0.2, "host_cpu_steal_ratio"),
         ),
         supports=(
-            _grew(2.0, 0.1, 0.8, "thread_runq_delay_seconds", missed=2.0),
+            _grew(2.0, 0.1, 0.8, "thread_runq_delay_seconds"),
+            # Busy cores that the engine does not wait for are not its trouble.
+            _grew(0.0, 0.1, 0.8, "thread_runq_delay_seconds", *_RUNQ, missed=2.5),
             _grew(1.0, 0.5, 2.5, "thread_involuntary_switches_per_s", floor=10),
             _HOST_GREW,
         ),

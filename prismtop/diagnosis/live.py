@@ -27,7 +27,7 @@ SERIES = 1024
 OBSERVED_PER_S = 8.0
 """Batches a second that are remembered."""
 OBSERVED = 1000
-BASELINE_BATCHES, INCIDENT_BATCHES = 300, 150
+BASELINE_BATCHES, INCIDENT_BATCHES = 200, 80
 """Batches compared: the cost of an answer."""
 LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
 """After an alert opened: at once from batches, then again when counters of one and of five seconds came."""
@@ -106,11 +106,12 @@ class LiveDiagnoser:
             self._texts[key] = counter.text
 
     def _forget_oldest(self) -> None:
-        """Threads and processes come and go; their series must not pile up."""
-        oldest = min(self._series, key=lambda key: self._series[key][-1][0] if self._series[key] else 0)
-        del self._series[oldest]
-        self._periods.pop(oldest, None)
-        self._texts.pop(oldest, None)
+        """Threads and processes come and go; their series must not pile up. Many at once: it takes a sort."""
+        by_age = sorted(self._series, key=lambda key: self._series[key][-1][0] if self._series[key] else 0)
+        for key in by_age[: SERIES // 4]:
+            del self._series[key]
+            self._periods.pop(key, None)
+            self._texts.pop(key, None)
 
     def _keep_batches(self, batches: tuple[Batch, ...]) -> None:
         """Every so many-th: picking by time instead would prefer the batches that follow long ones."""
@@ -233,7 +234,7 @@ def _windows(
     """A counter's baseline, incident and lead. A reading describes the period that ends at it: a short
     episode shows in the reading after it.
     """
-    tail = period_ns if end - start < 3 * period_ns else 0
+    tail = period_ns * 9 // 10 if end - start < 3 * period_ns else 0
     first = start + min(period_ns // 4, SECOND)
     last = max(end, start + SECOND // 2) + tail
     baseline, incident, lead = [], [], []
