@@ -175,7 +175,8 @@ class LiveDiagnoser:
             return ()
         self._plan(id_, case, frame.time_ns)
         causes = rank(self._evidence(alert, frame))
-        if _same(causes, alert.causes):
+        early = case.looks == 1 and not case.closed and causes[0].id == "unknown"
+        if early or _same(causes, alert.causes):  # counters of this moment are still to come
             return ()
         return (replace(alert, causes=causes),)
 

@@ -44,8 +44,8 @@ LATE = 1.5
 """Log-odds lost by what moved only after the batches had become slow."""
 CLEAR_Z, SURE_Z = 3.0, 8.0
 """Standard errors from which a movement counts, and from which it counts fully."""
-SINGLE = 0.6
-"""Most that one reading can count."""
+FEW = {1: 0.6, 2: 0.8}
+"""Most that a movement can count, by the number of readings in the incident."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,7 @@ def _strength(sign: Sign, effect: Effect) -> float:
         return 0.0
     span = math.log(min(size, sign.full) / sign.least) / math.log(sign.full / sign.least)
     sure = 0.4 + 0.6 * min((abs(effect.z) - CLEAR_Z) / (SURE_Z - CLEAR_Z), 1.0)
-    if effect.incident_points == 1:
-        sure = min(sure, SINGLE)
+    sure = min(sure, FEW.get(effect.incident_points, 1.0))
     return (0.35 + 0.65 * span) * sure
 
 
@@ -193,7 +192,7 @@ def _onsets(evidence: Evidence) -> Iterator[tuple[float, str]]:
 
 
 def _of_batches(effect: Effect) -> bool:
-    return effect.name.startswith(("batch.", "stage.", "workload."))
+    return effect.name.startswith(("batch.", "stage.", "workload.", "model.", "metrics."))
 
 
 def _unknown(evidence: Evidence, causes: Sequence[Cause]) -> Cause:
