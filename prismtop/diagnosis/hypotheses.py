@@ -333,8 +333,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     ),
     Hypothesis(
         "workload_change",
-        "The work itself changed; for what they carry, batches take the usual time",
-        "Compare arrival rate, prompt and output lengths; no fault of the machine is needed to explain this.",
+        "The work itself changed",
+        "Compare arrival rate, prompt and output lengths. Time of work never seen before cannot be judged.",
         needs=(
             Sign(("workload.batch_size",), 4.0, 0.18, 0.7, EITHER, floor=1),
             Sign(("workload.context_tokens",), 3.5, 0.25, 1.0, EITHER, floor=256),

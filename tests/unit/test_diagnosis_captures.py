@@ -15,6 +15,7 @@ from prismtop.model import Batch, Counter
 from tests.factories import make_batch
 from tests.unit.diagnosis_world import NOTHING, SECOND, Fault, World, make_counter
 from tests.unit.test_diagnosis_live import FAULTS, THREAD
+from tests.unit.trace_files import recording
 
 ROLES = {4242: "engine_core", 77: "frontend", 78: "tokenizer_worker"}
 
@@ -84,6 +85,19 @@ def test_readings_of_several_threads_become_the_highest_of_each_round() -> None:
     evidence = evidence_of(Capture(ROLES).read(readings(0.02)), Capture(ROLES).read(readings(0.5)))
     (effect,) = evidence.effects["thread_runq_wait_ratio"]
     assert (effect.before, effect.after, effect.device) == (0.02, 0.5, "engine_core")
+
+
+def test_two_recordings_are_compared_by_the_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    paths = []
+    for name, fault in (("before", NOTHING), ("after", FAULTS["cpu_contention"])):
+        frames = list(World(fault, quiet_s=0, fault_s=20, after_s=0).frames())
+        paths.append(str(recording(tmp_path / f"{name}.json", frames)))
+    code = cli.main(["diagnose", *paths, "--json"])
+    causes = json.loads(capsys.readouterr().out)["causes"]
+    assert (code, causes[0]["id"]) == (0, "cpu_contention")
 
 
 def test_a_file_that_is_no_trace_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
