@@ -6,7 +6,9 @@ for batch in trace.batches(): ...
 
 from __future__ import annotations
 
+import glob
 import heapq
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +20,14 @@ from prismtop.trace.cache import Cache
 from prismtop.trace.own import Dropped, GroundTruth, LostSoFar, Said, SessionInfo, StateChange
 from prismtop.trace.story import Moment, Story, open_story
 
+_LAST = re.compile(r"^(.+)\.json(\.gz)?$")
+_ROTATED = re.compile(r"\.\d{4}$")
 SAME_CLOCK_NS = 10**9
 """Sessions whose wall clock differs by less ran under one CLOCK_MONOTONIC: the rest is the clock's
 discipline."""
 
 
-PREROLL_BLOCKS = 3
+PREROLL_BLOCKS = 2
 
 
 class Truth(NamedTuple):
@@ -155,7 +159,8 @@ def load(paths: Sequence[Path | str], cache: Cache | None = None) -> Trace:
     """Open traces; several are put on one timeline by their wall clocks.
 
     Args:
-        paths: files of any dialect; segments of one recording, or several ranks.
+        paths: files of any dialect; segments of one recording, or several ranks. The last segment of a
+            recording brings those before it, which lie beside it as `NAME.0000.json.gz` and so on.
         cache: where indexes are kept; by default the user's cache directory.
 
     Raises:
@@ -164,7 +169,8 @@ def load(paths: Sequence[Path | str], cache: Cache | None = None) -> Trace:
     """
     if not paths:
         raise UsageError("no trace was named.", fix="Name one: `prismtop replay FILE`.")
-    stories = [open_story(Path(path), cache) for path in dict.fromkeys(map(str, paths))]
+    named = [open_story(Path(path), cache) for path in dict.fromkeys(map(str, paths))]
+    stories = list({story.path.resolve(): story for one in named for story in _segments(one, cache)}.values())
     stories.sort(key=lambda story: (story.session.base_ns, story.session.segment, story.start_ns))
     clock = stories[0].session.clock
     shifts = []
@@ -189,6 +195,23 @@ def load(paths: Sequence[Path | str], cache: Cache | None = None) -> Trace:
         end_ns=end,
         notes=tuple(dict.fromkeys(note for story in stories for note in story.notes)),
     )
+
+
+def _segments(last: Story, cache: Cache | None) -> list[Story]:
+    """A file, after the segments of the same recording that were rotated away before it."""
+    found = _LAST.match(last.path.name)
+    if not last.session.segment or found is None or _ROTATED.search(found[1]):
+        return [last]
+    beside = last.path.parent.glob(f"{glob.escape(found[1])}.[0-9][0-9][0-9][0-9].json*")
+    earlier = []
+    for path in sorted(beside):
+        try:
+            story = open_story(path, cache)
+        except UsageError:
+            continue
+        if story.session.base_ns == last.session.base_ns and story.session.segment < last.session.segment:
+            earlier.append(story)
+    return [*earlier, last]
 
 
 def _shifted(moments: Iterator[Moment], shift: int) -> Iterator[Moment]:
