@@ -114,15 +114,21 @@ def open_trace(context: Context, paths: Sequence[str]) -> Trace:
     return trace
 
 
-def judge_for(trace: Trace, settings: Settings) -> Judge | None:
-    """What was recorded when anything was judged then, else the model; None when there is none."""
+def judge_for(trace: Trace, settings: Settings, *, inline: bool) -> Judge | None:
+    """What was recorded when anything was judged then, else a fresh model; None when there is none.
+
+    Nothing that is learnt from a trace is kept: it would pass for what was learnt from the live engine.
+
+    Args:
+        inline: the model refits in the calling thread, so that the same trace always gives the same result.
+    """
     if trace.judged:
         return RecordedJudge()
     try:
         module = importlib.import_module("prismtop.latency.judge")
     except ImportError:
         return None
-    made: Judge = module.make_judge(settings, trace.group)
+    made: Judge = module.LatencyJudge(settings, trace.group, inline=inline)
     return made
 
 
@@ -137,7 +143,7 @@ def anomaly_times(trace: Trace, settings: Settings) -> list[int]:
 
 def judged_alerts(trace: Trace, settings: Settings) -> list[Alert]:
     """Alerts that the model opens when it sees the whole trace; none without a model."""
-    judge = judge_for(trace, settings)
+    judge = judge_for(trace, settings, inline=True)
     if judge is None:
         return []
     from prismtop.session import Session
@@ -176,7 +182,7 @@ def _session(context: Context, trace: Trace, source: ReplaySource, *, figures: b
         history=settings.history,
         window_s=settings.window_s,
         figures=figures,
-        judge=judge_for(trace, settings),
+        judge=judge_for(trace, settings, inline=not figures),
         replay=source.controls,
     )
 

@@ -36,13 +36,13 @@ class Truth(NamedTuple):
     Attributes:
         start_ns, end_ns: when it acted; CLOCK_MONOTONIC of the trace.
         id: its scenario.
-        effect: what the effect check said; empty without one.
+        effect: whether it was seen to have an effect on latency at all; None without an effect check.
     """
 
     start_ns: int
     end_ns: int
     id: str
-    effect: str
+    effect: bool | None
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ class Trace:
                 noun.start_ns + shift,
                 noun.start_ns + noun.duration_ns + shift,
                 noun.scenario,
-                str(noun.args.get("effect_check") or ""),
+                _effect(noun.args.get("effect_check")),
             )
             for story, shift in zip(self.stories, self.shifts, strict=True)
             for _, noun in story.marks()
             if isinstance(noun, GroundTruth)
         ]
-        return tuple(sorted(made))
+        return tuple(sorted(made, key=lambda truth: truth[:3]))
 
 
 def load(paths: Sequence[Path | str], cache: Cache | None = None) -> Trace:
@@ -195,6 +195,13 @@ def load(paths: Sequence[Path | str], cache: Cache | None = None) -> Trace:
         end_ns=end,
         notes=tuple(dict.fromkeys(note for story in stories for note in story.notes)),
     )
+
+
+def _effect(said: object) -> bool | None:
+    """`effect`, `no effect`, true, false, or nothing."""
+    if isinstance(said, str) and said:
+        return not said.lower().startswith(("no", "false"))
+    return said if isinstance(said, bool) else None
 
 
 def _segments(last: Story, cache: Cache | None) -> list[Story]:

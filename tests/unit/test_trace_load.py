@@ -234,7 +234,7 @@ def test_state_losses_and_injected_faults_are_found_without_reading_the_file(
     lines += encoder.events_of(replace(made[-1], new_batches=(), changed_alerts=(an_alert(),)))
     text = "[\n" + ",\n".join([*head, *lines]) + ",\n"
     trace = load([write(tmp_path / "t.json", text)], cache)
-    assert trace.ground_truth() == ((10**12 + 5, 10**12 + 5 + 30 * MS, "cpu_squeeze", "effect"),)
+    assert trace.ground_truth() == ((10**12 + 5, 10**12 + 5 + 30 * MS, "cpu_squeeze", True),)
     assert [alert.id for alert in trace.alerts()] == [1]
     before = trace.stories[0].state_before(made[600].time_ns)
     changes = [noun for noun in before if isinstance(noun, StateChange)]
