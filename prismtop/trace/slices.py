@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from math import isfinite
 from operator import attrgetter
+from typing import Any
 
 from prismtop.model import Batch, ModelState, Origin, Prediction, Stage, Verdict, Workload
 from prismtop.trace.own import WORKLOAD
@@ -73,8 +75,10 @@ class BatchEncoder:
                 for name, kind in zip(WORKLOAD, kinds, strict=True)
             )
         if float in kinds and not all(isfinite(value) for value in values if type(value) is float):
-            finite = [value if type(value) is not float or isfinite(value) else None for value in values]
-            return self._workload(Workload(*finite, sampled=workload.sampled))
+            without: dict[str, Any] = {
+                name: None for name, value in zip(WORKLOAD, values, strict=True) if type(value) is float
+            }
+            return self._workload(replace(workload, **without))
         text = template % values
         if workload.sampled:
             text += ',"sampled":[' + ",".join(map(quoted, sorted(workload.sampled))) + "]"

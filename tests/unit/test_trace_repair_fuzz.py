@@ -18,7 +18,7 @@ from prismtop.trace.repair import repair
 from tests.unit.trace_cases import CASES
 from tests.unit.trace_frames import full_frame
 
-MUTANTS = 400
+MUTANTS = 240
 BYTES = b'"\\{}[],:0e-\x00\xff'
 TEXTS = (b'"', b"\\", b"{", b"}", b"]", b"NaN", b"[[[[", b"\\u0000", b"\\ud800", b"1e999", b"-", b"null")
 TEXTS += (b'{"ph":"X","ts":1}', b'"ph":"E"', b'"args":{"value":Infinity}', b'"pid":"h(1)"', b'"ts":"x"')
