@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from textual.app import App
 from textual.driver import Driver
@@ -173,6 +174,8 @@ class PrismtopApp(ScreenApp):
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         super().__init__(settings)
+        self.ended_by: int | None = None
+        self._loop_of_screen: asyncio.AbstractEventLoop | None = None
         self.now_ns = now_ns
         self.controls = controls or controls_of(session)
         self.view = View(ui_hz=_ui_hz(settings), readonly=bool(getattr(settings, "readonly", False)))
@@ -191,17 +194,18 @@ class PrismtopApp(ScreenApp):
         return ListScreen()
 
     def on_mount(self) -> None:
-        """Start collecting; leave in good order when the terminal goes away."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            try:
-                loop.add_signal_handler(number, self.exit)
-            except (RuntimeError, ValueError):  # not the main thread: tests, textual serve
-                break
+        """Start collecting."""
+        self._loop_of_screen = asyncio.get_running_loop()
         # What was imported stays: the garbage collector need not walk through it again and again.
         gc.freeze()
         self.start_collecting()
         self.set_interval(1.0, self.refresh_ages)
+
+    def end_by(self, number: int, _: object = None) -> None:
+        """A signal handler: leave in good order. SIGHUP: the terminal is gone."""
+        self.ended_by = self.ended_by or number
+        if self._loop_of_screen is not None and not self._loop_of_screen.is_closed():
+            self._loop_of_screen.call_soon_threadsafe(self.exit)
 
     def start_collecting(self) -> None:
         """Start the collector's thread."""
@@ -386,7 +390,7 @@ def run_app(session: Ticking, *, settings: object, controls: Controls | None = N
         controls: what keys may ask for; by default what the session offers (`controls_of`).
 
     Returns:
-        0.
+        0; 128 and the number of the signal that ended it.
 
     Raises:
         UsageError: there is no such theme, or the keymap makes no sense.
@@ -396,13 +400,35 @@ def run_app(session: Ticking, *, settings: object, controls: Controls | None = N
     """
     require_terminal()
     app = PrismtopApp(session, settings, controls=controls)
+    before = _handled(app.end_by)
     try:
         app.run(mouse=not getattr(settings, "no_mouse", False))
     finally:
         app.collector.stop()
         app.collector.ended.wait(COLLECTOR_END_S)
-    app.raise_failure()
-    return EXIT_OK
+        for number, handler in before.items():
+            # A shell sends it once more after the terminal's own: what has to be done yet must not be cut.
+            again = number == signal.SIGHUP and app.ended_by == number
+            signal.signal(number, signal.SIG_IGN if again else handler)
+    if app.ended_by is None:
+        app.raise_failure()
+        return EXIT_OK
+    recording = app.view.latest.recording if app.view.latest else None
+    if app.ended_by == signal.SIGHUP and recording and not recording.error and app.controls.lost:
+        app.controls.lost()
+    return 128 + app.ended_by
+
+
+def _handled(end: Callable[[int, object], None]) -> dict[int, Any]:
+    """Have SIGTERM and SIGHUP end the screen; the handlers of before, by signal."""
+    before: dict[int, Any] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        try:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                before[number] = signal.signal(number, end)
+        except ValueError:  # not the main thread
+            break
+    return before
 
 
 def require_terminal() -> None:
