@@ -410,6 +410,8 @@ def run_app(session: Ticking, *, settings: object, controls: Controls | None = N
             # A shell sends it once more after the terminal's own: what has to be done yet must not be cut.
             again = number == signal.SIGHUP and app.ended_by == number
             signal.signal(number, signal.SIG_IGN if again else handler)
+    if app.ended_by is None and _terminal_lost():
+        app.ended_by = signal.SIGHUP  # reading noticed it first
     if app.ended_by is None:
         app.raise_failure()
         return EXIT_OK
@@ -417,6 +419,14 @@ def run_app(session: Ticking, *, settings: object, controls: Controls | None = N
     if app.ended_by == signal.SIGHUP and recording and not recording.error and app.controls.lost:
         app.controls.lost()
     return 128 + app.ended_by
+
+
+def _terminal_lost() -> bool:
+    if os.environ.get("TEXTUAL_DRIVER") or sys.platform == "win32":
+        return False
+    from prismtop.tui.driver import terminal_lost
+
+    return terminal_lost()
 
 
 def _handled(end: Callable[[int, object], None]) -> dict[int, Any]:
