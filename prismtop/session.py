@@ -36,6 +36,9 @@ class CounterSource(Protocol):
     def read(self) -> tuple[Counter, ...]:
         """Readings since the last call. Never blocks."""
 
+    def fast(self, hz: float, seconds: float) -> None:
+        """Read more often for a while, for a deep capture. Never blocks."""
+
     def close(self) -> None:
         """Stop sampling."""
 
@@ -215,6 +218,11 @@ class Session:
         disk. May be called from any thread.
         """
         return self._recorder.stop() if self._recorder is not None else (None, ())
+
+    def fast_counters(self, hz: float, seconds: float) -> None:
+        """Sample counters `hz` times a second (10 to 20) for the next seconds; nothing without a sampler."""
+        if self._counters:
+            self._counters.fast(hz, seconds)
 
     def close(self) -> tuple[str, ...]:
         """Let go of the target; sentences about what is still there. Idempotent."""

@@ -81,7 +81,7 @@ class Settings:
     ascii: bool = _setting(False, "Draw the screen and tables with ASCII characters only.")
     no_mouse: bool = _setting(False, "Leave the mouse to the terminal, so that text can be selected.")
     record_dir: str = _setting(
-        "", "Directory of recordings without a name; by default below the state directory of the platform."
+        "auto", "Directory of recordings without a name; auto is the state directory of the platform."
     )
     record_past_s: float = _setting(
         180.0, "How many seconds back a recording reaches that is begun on the screen.", low=0, high=3600

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prismtop.command_line import export, latency, live, recording, replaying, web
+from prismtop.command_line import diagnosing, export, latency, live, recording, replaying, web
 from prismtop.command_line.shared import Commands
 
 COMMANDS: dict[str, Callable[[Commands], None]] = {
@@ -15,6 +15,7 @@ COMMANDS: dict[str, Callable[[Commands], None]] = {
     **recording.COMMANDS,
     **replaying.COMMANDS,
     **latency.COMMANDS,
+    **diagnosing.COMMANDS,
     **export.COMMANDS,
     **web.COMMANDS,
 }

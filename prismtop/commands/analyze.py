@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from prismtop.commands.context import Context
-from prismtop.commands.replay import judge_for, open_trace
+from prismtop.commands.replay import diagnoser_for, judge_for, open_trace
 from prismtop.errors import EXIT_FINDING, EXIT_OK, UsageError
 from prismtop.export import jsonl
 from prismtop.safe_text import safe_text
@@ -54,7 +54,7 @@ def analyse(context: Context, trace: Trace) -> tuple[Summary, str]:
 
     judge = judge_for(trace, context.settings)
     source = ReplaySource(trace, speed=math.inf, as_recorded=True)
-    session = Session(source, history=16, figures=False, judge=judge)
+    session = Session(source, history=16, figures=False, judge=judge, diagnoser=diagnoser_for(trace))
     try:
         with context.signals.deferred():
             summary = summarise(_frames(context, session, source), trace.start_ns, trace.end_ns)

@@ -34,6 +34,7 @@ def open_session(
     Raises:
         PrismtopError: with the cause and the fix; nothing is left in any process then.
     """
+    from prismtop.diagnosis.live import LiveDiagnoser
     from prismtop.session import Session
     from prismtop.sources.live import AttachOptions, attach
 
@@ -60,6 +61,7 @@ def open_session(
         figures=figures,
         judge=make_judge(settings, group),
         counters=_sampler(context, group) if counters else None,
+        diagnoser=LiveDiagnoser(),
         recorder=recorder,
         sinks=(*hooks_for(settings, group), *sinks),
     )

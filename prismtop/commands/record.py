@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from prismtop.commands import recordings
 from prismtop.commands.attaching import open_session
@@ -65,7 +65,7 @@ def run(context: Context, pids: Sequence[int], options: RecordOptions) -> int:
     profiles = profiles_in_use()
     group = only_group(context, pids, profiles)
     recorder = Recorder(RecorderSettings.of(context.settings))
-    session = open_session(context, group, profiles, figures=False, recorder=recorder)
+    session = open_session(context, group, profiles, figures=False, counters=True, recorder=recorder)
     with closing_session(context, session):
         first = session.tick()
         path = session.start_recording(options.output, _ALL_PAST_S).path
@@ -154,18 +154,10 @@ def detach(context: Context, pids: Sequence[int], options: RecordOptions) -> int
         if origin == "flag":
             argv += ["--set", f"{name}={getattr(context.settings, name)}"]
     with open(read, "rb") as ready, tempfile.TemporaryFile() as errors:
-        with open(os.devnull, "r+b") as nothing:
-            # A fork, a session without a terminal, and no parent once this process has ended.
-            child = subprocess.Popen(
-                argv,
-                stdin=nothing,
-                stdout=nothing,
-                stderr=errors,
-                pass_fds=(write,),
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
-            )
-        os.close(write)
+        try:
+            child = _start(argv, write, errors)
+        finally:
+            os.close(write)
         with context.report.status("starting the recording"):
             line = ready.readline()
         if not line:
@@ -186,6 +178,20 @@ def detach(context: Context, pids: Sequence[int], options: RecordOptions) -> int
         context.report.say(f"recording to {safe_text(began['path'])}")
         context.report.say(f"`prismtop record --stop {began['pid']}` ends it")
     return EXIT_OK
+
+
+def _start(argv: Sequence[str], ready_fd: int, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process in a session without a terminal, and without a parent once this one has ended."""
+    with open(os.devnull, "r+b") as nothing:
+        return subprocess.Popen(
+            argv,
+            stdin=nothing,
+            stdout=nothing,
+            stderr=errors,
+            pass_fds=(ready_fd,),
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+        )
 
 
 def list_running(context: Context) -> int:

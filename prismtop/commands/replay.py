@@ -16,7 +16,7 @@ from prismtop.safe_text import safe_text
 
 if TYPE_CHECKING:
     from prismtop.model import Alert, Judgement
-    from prismtop.session import Judge, Session
+    from prismtop.session import Diagnoser, Judge, Session
     from prismtop.settings import Settings
     from prismtop.sources.replay import ReplaySource
     from prismtop.sources.tick import SourceTick
@@ -123,6 +123,15 @@ def judge_for(trace: Trace, settings: Settings) -> Judge:
     return LatencyJudge(settings, trace.group, inline=True)
 
 
+def diagnoser_for(trace: Trace) -> Diagnoser | None:
+    """What finds causes; None when causes were found when the trace was recorded."""
+    if any(alert.causes for alert in trace.alerts()):
+        return None
+    from prismtop.diagnosis.live import LiveDiagnoser
+
+    return LiveDiagnoser()
+
+
 def anomaly_times(trace: Trace, settings: Settings) -> list[int]:
     """When anomalies began: recorded alerts, injected faults, else what the model finds."""
     times = [alert.opened_ns for alert in trace.alerts()]
@@ -172,6 +181,7 @@ def _session(context: Context, trace: Trace, source: ReplaySource, *, figures: b
         window_s=settings.window_s,
         figures=figures,
         judge=judge_for(trace, settings),
+        diagnoser=diagnoser_for(trace),
         replay=source.controls,
     )
 

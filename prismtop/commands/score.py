@@ -16,7 +16,7 @@ from prismtop.safe_text import safe_text
 if TYPE_CHECKING:
     from prismtop.latency.score import Score, Truth
 
-_EFFECTS = {"yes": True, "no": False}
+_EFFECTS = {"slower": True, "no effect": False}
 """What the effect check of an injected fault said; anything else is not known."""
 
 

@@ -62,10 +62,17 @@ def run(context: Context, pids: Sequence[int], batches: int | None, duration_s: 
     """
     profiles = profiles_in_use()
     group = only_group(context, pids, profiles)
-    session = open_session(context, group, profiles, figures=False, counters=context.settings.counters)
+    session = open_session(context, group, profiles, figures=False, counters=wants_counters(context))
     with closing_session(context, session):
         watched = stream(context, session, batches=batches, duration_s=duration_s)
     return conclude(context, watched, batches, describe(group))
+
+
+def wants_counters(context: Context) -> bool:
+    """Whether counters are sampled: they are printed as JSON only, and cost CPU."""
+    if context.settings.counters and not context.json:
+        context.report.say("the table has no counters: use --json, or the screen")
+    return context.settings.counters and context.json
 
 
 def stream(

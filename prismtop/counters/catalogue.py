@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-from prismtop.model import Counter
+from functools import cached_property
 
 FAST_S = 1.0
 """Period of what changes with every batch, at the default rate."""
@@ -55,13 +54,13 @@ class Spec:
     period_s: float
     labels: tuple[str, ...]
 
-    @property
+    @cached_property
     def unit(self) -> str:
         """The unit, which is the end of the name; `count` for totals."""
         ending = next(unit for unit in UNITS if self.name.endswith("_" + unit))
         return "count" if ending == "total" else ending
 
-    @property
+    @cached_property
     def cumulative(self) -> bool:
         """Whether it only counts up."""
         return self.name.endswith("_total")
@@ -168,15 +167,18 @@ CATALOGUE: Mapping[str, Spec] = dict(
             "cgroup", "cgroup", FAST_S, _PID,
             cgroup_throttled_ratio="share of time that the CPU limit stopped its group or a parent of it",
             cgroup_throttled_periods_ratio="share of the limit's periods in which that happened",
-            cgroup_cpu_limit_cores="tightest CPU limit of the group and its parents",
             cgroup_memory_used_bytes="memory charged to the group, page cache included",
-            cgroup_memory_limit_bytes="tightest memory limit of the group and its parents",
             cgroup_memory_high_total="times that the group was slowed down at its memory.high (v2)",
             cgroup_memory_limit_hits_total="times that the group met its memory limit",
             cgroup_oom_kills_total="processes of the group killed for lack of memory",
             cgroup_pressure_cpu_some_ratio="share of time that some task of the group waited for a core (v2)",
             cgroup_pressure_memory_some_ratio="share of time that some task of it waited for memory (v2)",
             cgroup_pressure_io_some_ratio="share of time that some task of it waited for a disk (v2)",
+        ),
+        *_family(
+            "cgroup", "cgroup", SLOW_S, _PID,
+            cgroup_cpu_limit_cores="tightest CPU limit of the group and its parents",
+            cgroup_memory_limit_bytes="tightest memory limit of the group and its parents",
         ),
         *_family(
             "rdma", "sysfs", FAST_S, _DEVICE,
@@ -194,6 +196,9 @@ CATALOGUE: Mapping[str, Spec] = dict(
             gpu_busy_ratio="share of time that some kernel ran",
             gpu_memory_busy_ratio="share of time that device memory was read or written",
             gpu_memory_used_bytes="device memory in use",
+        ),
+        *_family(
+            "gpu.use", "nvml", SLOW_S, _DEVICE,
             gpu_memory_total_bytes="device memory",
         ),
         *_family(
@@ -252,6 +257,10 @@ CATALOGUE: Mapping[str, Spec] = dict(
             gpu_process_busy_ratio="share of time that a kernel of this process ran",
         ),
         *_family(
+            "gpu.process", "nvml", FAST_S, _DEVICE,
+            gpu_others_busy_ratio="share of time that kernels of processes that are not of this engine ran",
+        ),
+        *_family(
             "gpu.process", "nvml", SLOW_S, _PID,
             gpu_process_memory_bytes="device memory held by this process",
         ),
@@ -273,14 +282,14 @@ CATALOGUE: Mapping[str, Spec] = dict(
 _IDS = {label: re.compile(rf"\b{label} (\d+)\b") for label in ("pid", "tid")}
 
 
-def labels_of(counter: Counter) -> dict[str, str]:
-    """The labels of a reading's series, as its `Spec.labels` names them; a counter of a trace that is not in
+def labels_of(name: str, device: str) -> dict[str, str]:
+    """The labels of a counter's series, as its `Spec.labels` names them; a counter of a trace that is not in
     the list has its device only.
     """
-    spec = CATALOGUE.get(counter.name)
-    made = {"device": counter.device}
+    spec = CATALOGUE.get(name)
+    made = {"device": device}
     for label in spec.labels[1:] if spec else ():
-        found = _IDS[label].search(counter.device)
+        found = _IDS[label].search(device)
         made[label] = found[1] if found else ""
     return made
 

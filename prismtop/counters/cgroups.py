@@ -108,7 +108,7 @@ class CgroupReader:
         if slow or self._groups is None:
             self._find(sheet)
         for device, group in (self._groups or {}).items():
-            group.read(sheet, device)
+            group.read(sheet, device, slow)
 
     def _find(self, sheet: Sheet) -> None:
         found: dict[str, _Group] = {}
@@ -153,13 +153,14 @@ class _Group:
         for file in (*self._stats, *self._pressure.values()):
             file.close()
 
-    def read(self, sheet: Sheet, device: str) -> None:
+    def read(self, sheet: Sheet, device: str, slow: bool) -> None:
         self._throttling(sheet, device)
-        self._cpu_limit(sheet, device)
+        if slow:
+            self._cpu_limit(sheet, device)
         if self._v1_memory:
-            self._memory_v1(sheet, device)
+            self._memory_v1(sheet, device, slow)
         else:
-            self._memory_v2(sheet, device)
+            self._memory_v2(sheet, device, slow)
         self._stalls(sheet, device)
 
     def _throttling(self, sheet: Sheet, device: str) -> None:
@@ -204,7 +205,7 @@ class _Group:
         else:
             sheet.gap("cgroup_cpu_limit_cores", device, "no CPU limit is set")
 
-    def _memory_v2(self, sheet: Sheet, device: str) -> None:
+    def _memory_v2(self, sheet: Sheet, device: str, slow: bool) -> None:
         where = self.paths.unified
         used = read_int(f"{where[0]}/memory.current") if where else None
         if used is None:
@@ -212,7 +213,8 @@ class _Group:
                 sheet.gap(name, device, "its group has no memory controller")
             return
         sheet.value("cgroup_memory_used_bytes", device, used)
-        self._memory_limit(sheet, device, [read_int(f"{path}/memory.max") for path in where])
+        if slow:
+            self._memory_limit(sheet, device, [read_int(f"{path}/memory.max") for path in where])
         events = key_values(read_bytes(f"{where[0]}/memory.events") or b"")
         for name, key in (
             ("cgroup_memory_high_total", b"high"),
@@ -224,16 +226,17 @@ class _Group:
             else:
                 sheet.gap(name, device, f"memory.events has no {key.decode()}")
 
-    def _memory_v1(self, sheet: Sheet, device: str) -> None:
+    def _memory_v1(self, sheet: Sheet, device: str, slow: bool) -> None:
         where = self.paths.memory
         used = read_int(f"{where[0]}/memory.usage_in_bytes")
         if used is not None:
             sheet.value("cgroup_memory_used_bytes", device, used)
-        self._memory_limit(sheet, device, [read_int(f"{path}/memory.limit_in_bytes") for path in where])
+        if slow:
+            self._memory_limit(sheet, device, [read_int(f"{path}/memory.limit_in_bytes") for path in where])
+            sheet.gap("cgroup_memory_high_total", device, "version 1 of control groups does not count it")
         hits = read_int(f"{where[0]}/memory.failcnt")
         if hits is not None:
             sheet.value("cgroup_memory_limit_hits_total", device, hits)
-        sheet.gap("cgroup_memory_high_total", device, "version 1 of control groups does not count it")
         kills = key_values(read_bytes(f"{where[0]}/memory.oom_control") or b"").get(b"oom_kill")
         if kills is None:
             sheet.gap("cgroup_oom_kills_total", device, "this kernel's memory.oom_control has no oom_kill")

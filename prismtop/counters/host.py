@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from prismtop.counters.files import KeptFile, entries, expand_list, key_values, read_bytes, read_int
+from prismtop.counters.files import KeptFile, entries, expand_list, read_bytes, read_int
 from prismtop.counters.sheet import Sheet
 
 CORES_OFTEN = 64
@@ -98,7 +98,7 @@ class HostReader:
     def _memory(self, sheet: Sheet) -> None:
         try:
             lines = self._meminfo.read().split(b"\n", 16)
-            vm = key_values(self._vmstat.read())
+            vm = self._vmstat.read()
         except OSError as error:
             sheet.gap("host_memory_used_bytes", "host", f"/proc/meminfo, /proc/vmstat: {error.strerror}")
             return
@@ -115,15 +115,15 @@ class HostReader:
             ("host_swap_out_bytes_per_s", b"pswpout", _PAGE),
             ("host_major_faults_per_s", b"pgmajfault", 1),
             ("host_direct_reclaim_per_s", b"pgscan_direct", 1),
+            ("host_oom_kills_total", b"oom_kill", 1),
         ):
-            if key in vm:
-                sheet.rate(name, "host", vm[key], scale)
-            else:
+            total = _vmstat(vm, key)
+            if total is None:
                 sheet.gap(name, "host", f"this kernel's /proc/vmstat has no {key.decode()}")
-        if b"oom_kill" in vm:
-            sheet.value("host_oom_kills_total", "host", vm[b"oom_kill"])
-        else:
-            sheet.gap("host_oom_kills_total", "host", "this kernel's /proc/vmstat has no oom_kill")
+            elif name.endswith("_total"):
+                sheet.value(name, "host", total)
+            else:
+                sheet.rate(name, "host", total, scale)
 
     def _clocks(self, sheet: Sheet) -> None:
         cores = sorted(set(self._cores_in_use())) or range(CORES_CLOCKED)
@@ -173,6 +173,14 @@ class HostReader:
             sheet.gap("host_thermal_throttles_total", "host", reason, source="sysfs")
         else:
             sheet.value("host_thermal_throttles_total", "host", total, source="sysfs")
+
+
+def _vmstat(data: bytes, key: bytes) -> int | None:
+    """One of the two hundred lines of /proc/vmstat."""
+    at = data.find(b"\n" + key + b" ")
+    if at < 0 and not data.startswith(key + b" "):
+        return None
+    return int(data[at + len(key) + 2 : data.find(b"\n", at + 1)])
 
 
 def numa_nodes(sys: str = "/sys") -> dict[int, int]:

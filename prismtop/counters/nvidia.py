@@ -10,8 +10,8 @@ from prismtop.counters.clock_limits import clock_limit_words
 from prismtop.counters.device import Absent, Where
 from prismtop.counters.nvidia_errors import Calls, explain
 from prismtop.counters.nvidia_events import Events
-from prismtop.counters.nvidia_fields import POWER_INSTANT, RATE_NAMES, read_fields
-from prismtop.counters.nvidia_gpm import PROFILING, TRAFFIC, Gpm
+from prismtop.counters.nvidia_fields import RATE_NAMES, Fields, read_fields
+from prismtop.counters.nvidia_gpm import PCIE, PROFILING, Gpm
 from prismtop.counters.nvidia_processes import DeviceProcesses, PidMap
 from prismtop.counters.sheet import Reader, Sheet
 
@@ -134,6 +134,7 @@ class _Gpu:
         self._gpm = Gpm(nvml, self._calls, handle)
         self._pids = pids
         self._processes = DeviceProcesses(nvml, self._calls, handle, pids)
+        self._fields = Fields(given=frozenset(RATE_NAMES))
         self._migs: list[_Mig] | None = None
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
@@ -151,11 +152,14 @@ class _Gpu:
         memory = calls(sheet, _MEMORY, nvml.nvmlDeviceGetMemoryInfo, handle)
         if memory is not None:
             sheet.value("gpu_memory_used_bytes", self.device, memory.used)
-            sheet.value("gpu_memory_total_bytes", self.device, memory.total)
-        fields = read_fields(sheet, calls, nvml, handle, slow=slow, covered=self._gpm.works & set(TRAFFIC))
-        self._power(sheet, fields.get(POWER_INSTANT))
+            if slow:
+                sheet.value("gpu_memory_total_bytes", self.device, memory.total)
         if not self._migs:
-            self._gpm.read(sheet, traffic=not any(field in fields for field in (138, 197, 202)))
+            self._gpm.read(sheet, self._fields.given - PCIE)
+        works = frozenset() if self._migs else self._gpm.works
+        self._fields = read_fields(sheet, calls, nvml, handle, slow=slow, covered=works)
+        self._power(sheet, self._fields.power_mw)
+        if not self._migs:
             self._processes.read(sheet, slow=slow)
         for mig in self._migs:
             mig.read(sheet, slow=slow)
@@ -291,8 +295,9 @@ class _Mig:
         memory = self._calls(sheet, _MEMORY, self._nvml.nvmlDeviceGetMemoryInfo, self._handle)
         if memory is not None:
             sheet.value("gpu_memory_used_bytes", self.device, memory.used)
-            sheet.value("gpu_memory_total_bytes", self.device, memory.total)
-        self._gpm.read(sheet, traffic=True)
+            if slow:
+                sheet.value("gpu_memory_total_bytes", self.device, memory.total)
+        self._gpm.read(sheet)
         self._processes.read(sheet, slow=slow)
 
     def gone(self, sheet: Sheet, reason: str) -> None:

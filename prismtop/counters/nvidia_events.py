@@ -9,7 +9,7 @@ from typing import Any
 
 from prismtop.counters.nvidia_errors import explain
 
-_WAIT_MS = 200
+_WAIT_MS = 500
 XIDS = {
     13: "exception in a kernel",
     31: "memory page fault of a kernel",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,10 @@ _NVLINK_ERRORS = ((161, 162, 163), (45, 52, 59))  # DL_REPLAY, _RECOVERY, _CRC; 
 _ALL_LINKS = 0xFFFFFFFF  # scope of 138 and 139: the sum over links
 
 NOT_SUPPORTED = 3
+_FIELD_VALUE = struct.Struct("=IIqqII8s")
+"""nvmlFieldValue_t: field, scope, timestamp, latency, value type, return code, value. Read by hand: an
+attribute of the binding's structures costs ten times as much."""
+_KINDS = ("<d", "<I", "<Q", "<Q", "<q", "<i", "<H")
 
 
 @dataclass(frozen=True)
@@ -47,44 +52,64 @@ RATE_NAMES = tuple(rate.name for rate in _RATES)
 _NAMES = (*RATE_NAMES, "gpu_power_watts", "gpu_memory_temperature_celsius")
 
 
+@dataclass(frozen=True)
+class Fields:
+    """What the fields gave: instant power, and the rates that need no other source."""
+
+    power_mw: float | None = None
+    given: frozenset[str] = frozenset()
+
+
 def read_fields(
     sheet: Sheet, calls: Calls, nvml: Any, handle: Any, *, slow: bool, covered: frozenset[str] = frozenset()
-) -> Mapping[int, float]:
+) -> Fields:
     """Put traffic, memory temperature and link errors on the sheet.
 
     Args:
-        covered: rates that another source gives when no field does; no gap is made for them.
-
-    Returns:
-        The fields that could be read, for the caller: instant power in mW is `POWER_INSTANT`.
+        covered: rates that GPM gives. Those of PCIe are then left to it: NVML says that its byte counters may
+            wrap, and not how often.
     """
     wanted = [*_OFTEN, *(_SELDOM if slow else ())]
     values = calls(sheet, _NAMES, nvml.nvmlDeviceGetFieldValues, handle, wanted)
     if values is None:
-        return {}
+        return Fields()
     found: dict[int, float] = {}
     errors: dict[int, int] = {}
-    for value in values:
-        if value.nvmlReturn == 0:
-            found[value.fieldId] = _number(value)
+    for field, _, _, _, kind, code, raw in _FIELD_VALUE.iter_unpack(bytes(values)):
+        if code == 0:
+            found[field] = _number(kind, raw)
         else:
-            errors[value.fieldId] = value.nvmlReturn
+            errors[field] = code
+    given = frozenset(rate.name for rate in _RATES if _rate(sheet, calls, nvml, rate, found, errors, covered))
     device = calls.device
-    for rate in _RATES:
-        for (field, _), scale in rate.fields:
-            if field in found:
-                sheet.rate(rate.name, device, found[field], scale, source="nvml")
-                break
-        else:
-            if rate.name not in covered:
-                _gap(sheet, calls, nvml, rate.name, errors.get(rate.fields[0][0][0], NOT_SUPPORTED))
     if MEMORY_TEMP in found:
         sheet.value("gpu_memory_temperature_celsius", device, found[MEMORY_TEMP], source="nvml")
     else:
         _gap(sheet, calls, nvml, "gpu_memory_temperature_celsius", errors.get(MEMORY_TEMP, NOT_SUPPORTED))
     if slow:
         _errors(sheet, calls, nvml, found, errors)
-    return found
+    return Fields(found.get(POWER_INSTANT), given)
+
+
+def _rate(
+    sheet: Sheet,
+    calls: Calls,
+    nvml: Any,
+    rate: _Rate,
+    found: Mapping[int, float],
+    errors: Mapping[int, int],
+    covered: frozenset[str],
+) -> bool:
+    """Put a rate on the sheet; False when no field has it."""
+    if rate.name in covered and "pcie" in rate.name:
+        return False
+    for (field, _), scale in rate.fields:
+        if field in found:
+            sheet.rate(rate.name, calls.device, found[field], scale, source="nvml")
+            return True
+    if rate.name not in covered:
+        _gap(sheet, calls, nvml, rate.name, errors.get(rate.fields[0][0][0], NOT_SUPPORTED))
+    return False
 
 
 def _errors(
@@ -106,8 +131,6 @@ def _gap(sheet: Sheet, calls: Calls, nvml: Any, name: str, code: int) -> None:
     sheet.gap(name, calls.device, explain(nvml.NVMLError(code)), source="nvml")
 
 
-def _number(value: Any) -> float:
+def _number(kind: int, raw: bytes) -> float:
     """The member of the union that `valueType` names (nvmlValueType_t)."""
-    members = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
-    kind = int(value.valueType)
-    return float(getattr(value.value, members[kind] if kind < len(members) else "ullVal"))
+    return float(struct.unpack_from(_KINDS[kind] if kind < len(_KINDS) else "<Q", raw)[0])

@@ -6,6 +6,7 @@ of the device that are at least 100 ms apart.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,10 @@ METRICS = {
 }
 """NVML_GPM_METRIC_*: our name, and the factor to its unit."""
 PROFILING = tuple(name for name, scale in METRICS.values() if scale == _PERCENT)
-TRAFFIC = tuple(name for name, scale in METRICS.values() if scale == _MIB)
+_METRIC = struct.Struct("=IId24x")
+"""nvmlGpmMetric_t: id, return code, value, and three pointers that are not used."""
+_METRICS_AT = 24  # after version, number and the two samples of nvmlGpmMetricsGet_t
+PCIE = frozenset(name for name, _ in METRICS.values() if "_pcie_" in name)
 
 
 @dataclass
@@ -57,8 +61,8 @@ class Gpm:
         self.works: frozenset[str] = frozenset()
         """Names of the last round that had a value."""
 
-    def read(self, sheet: Sheet, *, traffic: bool) -> None:
-        """Take a sample and put metrics on the sheet; `traffic`: PCIe and NVLink too."""
+    def read(self, sheet: Sheet, without: frozenset[str] = frozenset()) -> None:
+        """Take a sample and put metrics on the sheet, without those that another source gives."""
         if not self._ready(sheet):
             return
         pair = self._pair
@@ -70,7 +74,7 @@ class Gpm:
             self.works = frozenset()
             return
         if pair.older_ns:
-            self._metrics(sheet, pair, traffic)
+            self._metrics(sheet, pair, without)
         pair.older, pair.newer, pair.older_ns = pair.newer, pair.older, sheet.now_ns
 
     def _ready(self, sheet: Sheet) -> bool:
@@ -104,28 +108,28 @@ class Gpm:
             )
         return made is not None
 
-    def _metrics(self, sheet: Sheet, pair: _Pair, traffic: bool) -> None:
+    def _metrics(self, sheet: Sheet, pair: _Pair, without: frozenset[str]) -> None:
         nvml, device = self._nvml, self._calls.device
         if self._request is None:
             self._request = nvml.c_nvmlGpmMetricsGet_t()
+            self._request.version = nvml.NVML_GPM_METRICS_GET_VERSION
+            self._request.numMetrics = len(METRICS)
+            for at, metric in enumerate(METRICS):
+                self._request.metrics[at].metricId = metric
         request = self._request
-        request.version = nvml.NVML_GPM_METRICS_GET_VERSION
-        request.numMetrics = len(METRICS)
         request.sample1, request.sample2 = pair.older, pair.newer
-        for at, metric in enumerate(METRICS):
-            request.metrics[at].metricId = metric
         if self._calls(sheet, PROFILING, nvml.nvmlGpmMetricsGet, request) is None:
             self.works = frozenset()
             return
         works = set()
-        for at, (name, scale) in enumerate(METRICS.values()):
-            result = request.metrics[at]
-            if result.nvmlReturn == 0:
+        results = _METRIC.iter_unpack(bytes(request)[_METRICS_AT : _METRICS_AT + len(METRICS) * _METRIC.size])
+        for (name, scale), (_, code, value) in zip(METRICS.values(), results, strict=True):
+            if code == 0:
                 works.add(name)
-                if traffic or name in PROFILING:
-                    sheet.value(name, device, result.value * scale, source="gpm")
+                if name not in without:
+                    sheet.value(name, device, value * scale, source="gpm")
             elif name in PROFILING:
-                sheet.gap(name, device, explain(nvml.NVMLError(result.nvmlReturn)), source="gpm")
+                sheet.gap(name, device, explain(nvml.NVMLError(code)), source="gpm")
         self.works = frozenset(works)
 
     def close(self) -> None:

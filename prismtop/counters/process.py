@@ -1,7 +1,7 @@
 """The target processes and their hot threads (proc(5)).
 
 Reading 61 threads takes 2 ms, so only hot ones (the main thread, and those that use the most CPU) are read in
-every round; the others take turns, so that each is read once in a slow period.
+every round; the others take turns, so that each is read once in two slow periods.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ HOT_THREADS = 5
 HOT_ABOVE = 0.005
 """A thread that uses less of a core than this is not hot."""
 MAX_THREADS = 4096
+_TURN = 2
+"""Slow periods in which each of the other threads is read once."""
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SHORT_NS = 500_000_000
@@ -174,7 +176,7 @@ class ProcessReader:
                 counted = True
                 voluntary += switches[0]
                 involuntary += switches[1]
-        rounds = max(1, sheet.slow_ns // max(1, sheet.period_ns))
+        rounds = max(1, _TURN * sheet.slow_ns // max(1, sheet.period_ns))
         share = len(process.turns) if everyone else -(-len(process.turns) // rounds)
         for _ in range(share):
             if not process.turns:

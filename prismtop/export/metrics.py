@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from prismtop.counters.align import is_current
 from prismtop.counters.catalogue import CATALOGUE, labels_of
@@ -270,6 +271,11 @@ def _labels(name: str, values: tuple[str, ...]) -> Labels:
     return tuple(zip(METRICS[name].labels, values, strict=True))
 
 
+@lru_cache(maxsize=8192)
+def _series(name: str, device: str) -> Labels:
+    return tuple((label, safe_text(value, 80)) for label, value in labels_of(name, device).items())
+
+
 def _session(frame: Frame) -> Family:
     group = frame.group
     values = (
@@ -289,8 +295,7 @@ def _counters(frame: Frame, now_ns: int) -> Iterable[Family]:
             values = (counter.name, safe_text(counter.device, 80), safe_text(counter.reason, 160))
             gaps.append((_labels("prismtop_counter_unavailable", values), 1.0))
         elif is_current(counter, now_ns):
-            labels = {name: safe_text(value, 80) for name, value in labels_of(counter).items()}
-            series.setdefault(counter.name, []).append((tuple(labels.items()), counter.value))
+            series.setdefault(counter.name, []).append((_series(counter.name, counter.device), counter.value))
     for name, found in series.items():
         metric = counter_metric(name)
         if metric is not None:

@@ -25,12 +25,15 @@ class Pushes:
         totals: what is sent.
         url: of the collector; `/v1/metrics` is added when it has no path.
         interval_s: seconds between two pushes.
+        timeout_s: seconds that one push may take.
 
     Raises:
         UnavailableError: the OpenTelemetry SDK is not installed.
     """
 
-    def __init__(self, totals: Totals, url: str, interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self, totals: Totals, url: str, interval_s: float = INTERVAL_S, timeout_s: float = 5.0
+    ) -> None:
         try:
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
             from opentelemetry.sdk.metrics.export import MetricExportResult
@@ -44,7 +47,7 @@ class Pushes:
         self.url = _endpoint(url)
         self._totals = totals
         self._interval_s = interval_s
-        self._exporter = OTLPMetricExporter(endpoint=self.url, timeout=5)
+        self._exporter = OTLPMetricExporter(endpoint=self.url, timeout=timeout_s)
         self._success = MetricExportResult.SUCCESS
         self._started_ns = time.time_ns()
         self._ended = threading.Event()

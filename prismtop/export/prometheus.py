@@ -28,6 +28,22 @@ def parse_address(text: str) -> tuple[str, int]:
     return host or "127.0.0.1", int(port)
 
 
+class Exposition:
+    """A collector for a registry of prometheus-client: the totals, as they are at the scrape."""
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+
+    def collect(self) -> Iterator[PrometheusMetric]:
+        """Everything that has a series now."""
+        for family in self._totals.families(time.monotonic_ns()):
+            yield _converted(family)
+
+    def describe(self) -> tuple[()]:
+        """Nothing in advance: what there is depends on the machine and the engine."""
+        return ()
+
+
 class Scrapes:
     """A server in threads of its own; each scrape shows the totals as they are.
 
@@ -43,9 +59,8 @@ class Scrapes:
     def __init__(self, totals: Totals, host: str, port: int) -> None:
         from prometheus_client import CollectorRegistry, start_http_server
 
-        self._totals = totals
         registry = CollectorRegistry()
-        registry.register(self)
+        registry.register(Exposition(totals))
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
@@ -55,15 +70,6 @@ class Scrapes:
             ) from None
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._server.server_port}/metrics"
-
-    def collect(self) -> Iterator[PrometheusMetric]:
-        """For the registry: everything that has a series now."""
-        for family in self._totals.families(time.monotonic_ns()):
-            yield _converted(family)
-
-    def describe(self) -> tuple[()]:
-        """Nothing in advance: what there is depends on the machine and the engine."""
-        return ()
 
     def close(self) -> None:
         """Stop listening."""

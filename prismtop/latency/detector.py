@@ -55,6 +55,7 @@ class Detector:
         spread: their standard deviation (robust).
         flag_at, point_at, shift_at, drift_at: thresholds in use.
         sustained: whether the latest batches are slower than usual by more than noise.
+        shift: how much slower, while they are (log ratio; the most that the median of five was).
     """
 
     def __init__(self, sensitivity: Sensitivity) -> None:
@@ -63,6 +64,7 @@ class Detector:
         self.spread = LEAST_SPREAD
         self.flag_at = self.point_at = self.shift_at = self.drift_at = _NEVER
         self.sustained = False
+        self.shift = 0.0
         self.drifting = False
         self.batches_per_h = 72_000.0
         self.streak = 0
@@ -103,8 +105,7 @@ class Detector:
         flag = x > self.flag_at + slack
         if self.sustained and not flag and self.ready:
             # With a sustained shift under way a smaller excess is enough: half of the shift.
-            shift = self._median if self._median is not None else x
-            flag = x > slack + max(1.5 * self.spread, min(self.flag_at, shift / 2))
+            flag = x > slack + max(1.5 * self.spread, min(self.flag_at, self.shift / 2))
         if rule == SHIFT and not flag and x <= 2 * self.spread:
             rule = ""  # the window still remembers an episode; this batch is none of it
         elif rule == DRIFT and against_anchor < self.sensitivity.drift_allowance / 2:
@@ -126,7 +127,7 @@ class Detector:
             self._sum = min(self._sum, 2.0 * limit)
         if self.sustained and self._sum_low >= CLEAR_AFTER:
             self.sustained = False
-            self._sum = 0.0
+            self._sum = self.shift = 0.0
 
         sense = self.sensitivity
         allowance = max(sense.drift_allowance, 1.5 * spread)
@@ -143,6 +144,8 @@ class Detector:
 
         if len(recent) == MEDIAN_OF:
             self._median = sorted(recent)[MEDIAN_OF // 2]
+            if self.sustained and self._median > self.shift:
+                self.shift = self._median
             if self._median > self.shift_at:
                 return SHIFT
         return DRIFT if self.drifting else ""
@@ -152,7 +155,7 @@ class Detector:
         self._sum_low = self._sum_low + 1 if x < SUSTAINED_ALLOWANCE else 0
         self._drift_low = self._drift_low + 1 if against_anchor < self.sensitivity.drift_allowance else 0
         if self._sum_low >= CLEAR_AFTER:
-            self.sustained, self._sum = False, 0.0
+            self.sustained, self._sum, self.shift = False, 0.0, 0.0
         if self._drift_low >= CLEAR_AFTER:
             self.drifting, self._drift = False, 0.0
 
@@ -211,7 +214,7 @@ class Detector:
         self._recent.clear()
         self._flags.clear()
         self._median = None
-        self._sum = self._drift = 0.0
+        self._sum = self._drift = self.shift = 0.0
         self.sustained = self.drifting = False
         self.streak = 0
 

@@ -78,7 +78,7 @@ class EngineJudge:
         regime = self._regime(features)
         decode_ns = self._decode_alone(features) if features.carries_prefill else 0.0
         expected = regime.expect(features, decode_ns)
-        judged = regime.judge(expected, target) if expected else None
+        judged = regime.judge(expected, target, self._shift_of_others(regime)) if expected else None
         if batch.suspect:
             made = self._predicted(batch, regime, expected, None)
             regime.rejected += 1
@@ -145,6 +145,12 @@ class EngineJudge:
             model = MixedModel(self._background) if carries_prefill else DecodeModel(self.schedule)
             found = self.regimes[name] = Regime(name, model, self._sensitivity)
         return found
+
+    def _shift_of_others(self, regime: Regime) -> float:
+        for other in self.regimes.values():
+            if other is not regime and other.detector.sustained and other.alerting:
+                return other.detector.shift
+        return 0.0
 
     def _regime(self, features: Features) -> Regime:
         found = self.regimes.get(features.regime)

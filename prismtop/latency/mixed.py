@@ -31,6 +31,8 @@ HELD_OUT = 5
 CLIP = 1.5
 NOISE_ROWS = 300
 LEVEL_TOKENS = 32
+NEAR = 0.3
+"""Distance (doublings of tokens) within which batches tell of each other."""
 
 
 class Row(NamedTuple):
@@ -75,6 +77,8 @@ class MixedModel:
         self._background = background
         self._rows: deque[Row] = deque(maxlen=KEPT)
         self._next_fit = FIRST_TREES
+        self._shapes: Vector | None = None
+        self._left: Vector = np.zeros(0)
         self._unsolved = 0
         self.floor_ns = 0.0
 
@@ -113,11 +117,27 @@ class MixedModel:
         phi = self.phi(features, decode_ns)
         trees = self.published
         if trees is None:
-            return self.regression(phi, decode_ns)
+            return self.regression(phi, decode_ns) * self._neighbours(features)
         expected = float(phi @ trees.coefficients) * self.unit_ns
         expected = max(expected, decode_ns / 2, self.floor_ns)
         left = trees.forest.value(tree_features(features))
         return expected * math.exp(max(-CLIP, min(CLIP, left)))
+
+    def _neighbours(self, features: Features) -> float:
+        """Factor by which learnt batches of about the same shape were off: kernels jump where no line does."""
+        if not self._rows:
+            return 1.0
+        if self._shapes is None:
+            rows = list(self._rows)[-FIRST_TREES:]
+            self._shapes = np.log2(1.0 + np.array([row.features[:3] for row in rows]))
+            expected = np.array([row.phi for row in rows]) @ self.ridge.coefficients * self.unit_ns
+            targets = np.array([row.target_ns for row in rows])
+            self._left = np.clip(np.log(targets / np.maximum(expected, targets.min() / 5)), -CLIP, CLIP)
+        shape = np.log2(1.0 + np.array(tree_features(features)[:3]))
+        apart = ((self._shapes - shape) ** 2).sum(axis=1) * (1 / NEAR**2)
+        weights = np.exp(-apart)
+        total = float(weights.sum())
+        return math.exp(float(weights @ self._left) / (total + 0.1)) if total > 1e-3 else 1.0
 
     def learn(
         self, features: Features, decode_ns: float, target_ns: float, weight: float, noise: float
@@ -134,6 +154,7 @@ class MixedModel:
             self.ridge.solve(noise)
             self.solves += 1
             self._unsolved = 0
+        self._shapes = None
         self._rows.append(Row(phi, tree_features(features), target_ns))
         if self.seen >= self._next_fit and self._background.run(self._job()):
             self._next_fit = self.seen + min(self.seen // 2, REFIT_EVERY)
@@ -146,11 +167,13 @@ class MixedModel:
         if trees is not None:
             self.published = trees._replace(coefficients=trees.coefficients * factor)
         self._rows.clear()
+        self._shapes = None
         self._next_fit = self.seen + FIRST_TREES
 
     def forget_rows(self) -> None:
         """Drop the rows kept for the next fit."""
         self._rows.clear()
+        self._shapes = None
 
     def take_over(self, ridge: Ridge, unit_ns: float, floor_ns: float) -> None:
         """Go on from what another model of the same form had learnt."""

@@ -18,7 +18,7 @@ NEVER = float("inf")
 GATE = 0.08
 """Residuals beyond this (or six spreads) are learnt from only a little: see `_weight`."""
 DOUBT = 0.1
-SLOW_SPREADS, LESS = 3.0, 0.3
+SLOW_SPREADS, LESS = 3.0, 0.2
 """Beyond so many spreads a batch is not flagged yet, and weighs so much: the level must not run after it."""
 WARM_ROWS = 30
 """Batches of a regime before it judges."""
@@ -182,8 +182,12 @@ class Regime:
             level = self.levels.get(model.bucket(features.size))
         return None if raw is None else raw * math.exp(level.fast if level else 0.0)
 
-    def judge(self, expected: Expected, target_ns: float) -> Judged:
-        """Hold the batch against the expectation."""
+    def judge(self, expected: Expected, target_ns: float, shift: float = 0.0) -> Judged:
+        """Hold the batch against the expectation.
+
+        Args:
+            shift: log ratio by which another regime of the process is slower just now; 0 is: none is.
+        """
         residual = math.log(target_ns / expected.raw_ns)
         level = expected.level
         x = residual - level.fast
@@ -194,7 +198,10 @@ class Regime:
             self._note_trust(x > self.detector.flag_at)
             if level.rows < BUCKET_ROWS or not self.trusted:
                 mature, slack = False, NEVER
-        return Judged(self.detector.judge(x, against_anchor, mature, slack), x, against_anchor)
+        finding = self.detector.judge(x, against_anchor, mature, slack)
+        if shift and not finding.flag and self.detector.ready and x > max(0.01, shift / 2):
+            finding = Finding(True, finding.rule)  # the whole process is slow: less evidence is enough
+        return Judged(finding, x, against_anchor)
 
     def _note_trust(self, flag: bool) -> None:
         """Count flags, the latest `TRUST_LAG` batches not yet: an anomaly must not silence itself."""
@@ -356,7 +363,7 @@ class Regime:
             return 1.0  # a prompt of a size not met before is no anomaly
         if abs(x) > max(GATE, 6 * detector.spread):
             return DOUBT
-        if level.learnt < MEET_ROWS:
+        if level.learnt < MEET_ROWS or level.rows < YOUNG_BUCKET_ROWS:
             return 1.0
         if finding.flag or detector.sustained:
             return DOUBT

@@ -172,8 +172,8 @@ def _change(
     before, after = 0.0, 0.0
     drawn = np.zeros((2, draws))
     for weight, pair in zip(weights, samples, strict=True):
-        before += weight * float(np.median(pair[0]))
-        after += weight * float(np.median(pair[1]))
+        before += float(weight * np.median(pair[0]))
+        after += float(weight * np.median(pair[1]))
         for side in (0, 1):
             drawn[side] += weight * _medians(pair[side], draws, random)
     tail = (100 - LEVEL) / 2

@@ -27,7 +27,7 @@ COLUMNS = (
     "origin",
     *(f"{stage}_us" for stage in STAGES),
     *WORKLOAD,
-    "idle_us",
+    "idle_before_us",
     "expected_us",
     "low_us",
     "high_us",

@@ -23,6 +23,9 @@ SAME_CLOCK_NS = 10**9
 discipline."""
 
 
+PREROLL_BLOCKS = 3
+
+
 class Truth(NamedTuple):
     """A fault that was injected on purpose.
 
@@ -100,6 +103,16 @@ class Trace:
             for story, shift in zip(self.stories, self.shifts, strict=True)
         ]
         return heapq.merge(*streams, key=lambda moment: moment[0])
+
+    def shortly_before(self, time_ns: int, at_most_ns: int) -> int:
+        """A time up to `at_most_ns` before another from which on few enough blocks lie for a screen."""
+        earliest = time_ns - at_most_ns
+        for story, shift in zip(self.stories, self.shifts, strict=True):
+            base, last_us = story.session.base_ns + shift, story.index.last_us
+            block = story.index.block_before((time_ns - base) / 1000) - PREROLL_BLOCKS
+            if block >= 0:
+                earliest = max(earliest, base + round(last_us[block] * 1000))
+        return max(self.start_ns, min(earliest, time_ns))
 
     def batches(self, from_ns: int | None = None) -> Iterator[Batch]:
         """Batches in order of their end."""

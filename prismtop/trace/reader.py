@@ -84,9 +84,9 @@ class TraceReader:
         source = Unpacked(self.path)
         pieces = source.pieces(size)
         head, rest, offset = self._start(source, pieces)
-        wanted = 0
+        wanted, more = 0, True
         while True:
-            if len(rest) >= wanted:
+            if len(rest) >= wanted or not more:
                 found = _scan(rest)
                 if found.last:
                     yield self._block(offset + found.first, rest[found.first : found.last])
@@ -101,13 +101,11 @@ class TraceReader:
                     f"{source.name} holds an event of more than {MAX_EVENT >> 20} MiB: it is not a trace.",
                     fix=_FIX,
                 )
-            piece = next(pieces, b"")
-            if not piece and len(rest) < wanted:
-                wanted = 0
-                continue
-            if not piece:
+            if not more:
                 self._cut_short(source, rest, head)
                 break
+            piece = next(pieces, b"")
+            more = bool(piece)
             rest += piece
         self.notes += source.notes
 
@@ -160,6 +158,8 @@ class TraceReader:
     def _finish(self, head: bytes, tail: bytes, pieces: Iterator[bytes]) -> None:
         """Read what stands beside the events: at most `MAX_HEAD` bytes of it."""
         if self.form != "object":
+            if (tail + next(pieces, b"")).strip():
+                self.notes.append(f"{self.path.name!r}: what stands after the end of its list was not read")
             return
         for piece in pieces:
             tail += piece

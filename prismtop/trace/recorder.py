@@ -52,7 +52,7 @@ class RecorderSettings:
     @classmethod
     def of(cls, settings: Settings) -> RecorderSettings:
         """What the user's settings say."""
-        named = Path(settings.record_dir).expanduser() if settings.record_dir else None
+        named = None if settings.record_dir == "auto" else Path(settings.record_dir).expanduser()
         return cls(named, settings.record_past_s, settings.record_max_mb << 20, settings.record_on_alert)
 
 

@@ -33,7 +33,7 @@ from prismtop.trace.cache import MAX_BYTES, Cache
 from prismtop.trace.dialects.found import Foreign
 from prismtop.trace.events import Decoding, Encoder, decode, unfinished
 from prismtop.trace.index import CANONICAL, Index, build_index, events_in, read_block
-from prismtop.trace.lenient import arguments, decode_object, ns_of
+from prismtop.trace.lenient import MAX_US, arguments, decode_object, ns_of
 from prismtop.trace.own import SESSION_EVENT, Dropped, GroundTruth, LostSoFar, Said, SessionInfo, StateChange
 from prismtop.trace.reader import TraceReader
 from prismtop.trace.sound import sound
@@ -42,6 +42,7 @@ from prismtop.trace.unpack import Unpacked
 Moment: TypeAlias = tuple[int, object]
 """(when the session saw it, CLOCK_MONOTONIC ns of the trace; the noun)."""
 FRAME_BATCHES = 256
+_NUMBERS = (float, int)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Story:
         for number in range(first, len(self.index.offsets)):
             for event in events_in(read_block(self.source, self.index, number)):
                 noun = _decoded(event, state)
-                if noun is None:
+                if noun is None or isinstance(noun, SessionInfo):
                     continue
                 latest = max(latest, _seen_ns(noun, event, base))
                 if from_ns is None or latest >= from_ns:
@@ -164,12 +165,14 @@ def _opened(source: Unpacked, cache: Cache, key: str) -> tuple[Story, dict[str, 
     found: Foreign | None = None
     notes: list[str] = []
     made: Path | None = None
-    if _is_ours(head):
+    if _is_ours(path, head):
         lines = b"\n" + CANONICAL in head
         if source.packed or not lines:
             made = _write(cache, key, lambda file: _unpack(source, file, lines, notes))
     else:
         found = _translated(path, head)
+        if found.skipped:
+            notes.append(f"{found.skipped} of {found.events} events of {source.name} could not be read")
         made = _write(cache, key, lambda file: _translate(found, file))
     index = build_index(made or path)
     if index.cut:
@@ -221,19 +224,15 @@ def _session_of(index: Index) -> SessionInfo | None:
     return None
 
 
-def _is_ours(head: bytes) -> bool:
+def _is_ours(path: Path, head: bytes) -> bool:
+    """Whether an event near the start describes a session of prismtop."""
     if SESSION_EVENT.encode() not in head:
         return False
-    from prismtop.trace.reader import spans
-
-    start = max(0, head.find(b"{"))
-    for begin, end in spans(head[start:])[:200]:
-        event = decode_object(head[start + begin : start + end])
-        if event is not None and event.get("name") == SESSION_EVENT and event.get("ph") == "M":
-            return True
-        if event is not None and "traceEvents" in event:
-            return False
-    return False
+    try:
+        events = next(TraceReader(path).events(), [])
+    except UsageError:
+        return False
+    return any(event.name == SESSION_EVENT and event.ph == "M" for event in events)
 
 
 def _first(source: Unpacked, size: int) -> Iterator[bytes]:
@@ -368,10 +367,9 @@ def _frames(found: Foreign) -> Iterator[tuple[list[Batch], list[Counter]]]:
 
 def _decoded(event: dict[str, Any], state: Decoding) -> object | None:
     """The noun of an event, when both are what they should be."""
-    if type(event.get("ts", 0)) not in (int, float) or type(event.get("dur", 0)) not in (int, float):
-        return None
-    if ns_of(event.get("ts", 0)) is None or ns_of(event.get("dur", 0)) is None:
-        return None
+    for time_us in (event.get("ts", 0), event.get("dur", 0)):
+        if type(time_us) not in _NUMBERS or not -MAX_US < time_us < MAX_US:  # a NaN is in no range
+            return None
     before = state.session
     try:
         noun = decode(event, state)

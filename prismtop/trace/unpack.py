@@ -87,11 +87,10 @@ class Unpacked:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a path"
             raise UsageError(f"{self.name} cannot be read: {reason}.", fix="Check the path.") from None
-        file = os.fdopen(descriptor, "rb", buffering=0)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            file.close()
+            os.close(descriptor)
             raise UsageError(f"{self.name} is not a regular file.", fix="Name a trace file.")
-        return file
+        return os.fdopen(descriptor, "rb", buffering=0)
 
     def _plain(self, size: int) -> Iterator[bytes]:
         with self._open() as file:

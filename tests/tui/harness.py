@@ -87,7 +87,9 @@ async def settle(pilot: Pilot[None]) -> None:
 
     `Pilot.press` and `Pilot.pause` wait until the whole process idles, some 60 ms for each key.
     """
-    for _ in range(500):
+    for _ in range(2000):
+        if pilot.app._exit:
+            return
         await pilot._wait_for_screen()
         screen = pilot.app.screen
         quiet = not (screen._layout_required or screen._callbacks or screen._dirty_widgets)

@@ -9,9 +9,9 @@ import ctypes
 import json
 import mmap
 import os
-import time
 from typing import Any
 
+from prismtop.counters import nvidia_events
 from prismtop.counters.device import Absent, Where
 from prismtop.counters.nvidia import open_reader
 from prismtop.counters.sheet import Sheet
@@ -47,6 +47,7 @@ class Control(ctypes.Structure):
         ),
         *((name, ctypes.c_uint64 * N) for name in ["reasons", "used", "total", "ecc", "nv_kib", "pcie"]),
         *((name, ctypes.c_double * N) for name in ("sm_util", "dram_util")),
+        ("now_us", ctypes.c_uint64),
         ("errors", ctypes.c_char * 1024),
     ]
 
@@ -60,6 +61,7 @@ class Scene:
             self._map = mmap.mmap(file.fileno(), ctypes.sizeof(Control))
         self.c = Control.from_buffer(self._map)
         os.environ["NVML_STUB"] = control
+        nvidia_events._WAIT_MS = 40  # how long `close` waits for the thread at most
         # Loaded under its SONAME first, so the binding's CDLL("libnvidia-ml.so.1") finds it.
         ctypes.CDLL(library)
         self.c.ngpu, self.c.gpm = 2, 1
@@ -93,7 +95,7 @@ class Scene:
         """One round; the latest readings by `name device`."""
         self.now += int(seconds * 1e9)
         self.sheet.now_ns = self.now
-        time.sleep(0.1)  # the stub, as the driver, refuses GPM samples that are closer together
+        self.c.now_us = self.now // 1000
         self.reader.read(self.sheet, slow=slow)
         self.made = {f"{c.name} {c.device}": c for c in self.sheet.take()}
         return self.made

@@ -9,6 +9,9 @@
 #include <unistd.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#ifndef STEP_MS
+#define STEP_MS 20  // how often a waiting call looks at the control file
+#endif
 typedef int R;
 typedef unsigned long long ull;
 enum { OK = 0, UNINIT = 1, INVAL = 2, NOSUP = 3, NOTFOUND = 6, INSUF = 7, TIMEOUT = 10, LOST = 15 };
@@ -17,11 +20,12 @@ struct ctl {
     uint32_t util[16], memutil[16], sm_mhz[16], power_mw[16], temp[16], fan[16], migs[16], pid[16], other_pid[16];
     uint64_t reasons[16], used[16], total[16], ecc[16], nv_kib[16], pcie[16];
     double sm_util[16], dram_util[16];
+    uint64_t now_us;  // the scene's clock
     char errors[1024];  // "nvmlDeviceGetFanSpeed=3;nvmlDeviceGetPowerUsage@1=4;"
 };
 static struct ctl def, *C = &def;
 static int inited;
-static uint64_t us(void) { struct timespec t; clock_gettime(CLOCK_REALTIME, &t); return t.tv_sec * 1000000ull + t.tv_nsec / 1000; }
+static uint64_t us(void) { return C->now_us; }
 static R planned(const char *name, int gpu) {
     char key[128];
     for (int i = 0; i < 2; i++) {
@@ -81,8 +85,11 @@ R nvmlDeviceGetPcieThroughput(void *h, int c, unsigned *v) { D(h) usleep(20000);
 typedef struct { unsigned pid; ull ts; unsigned sm, mem, enc, dec; } pu;
 R nvmlDeviceGetProcessUtilization(void *h, pu *b, unsigned *n, ull since) {
     D(h) if (!C->pid[i] || !C->util[i]) return NOTFOUND;
-    if (!b || *n < 1) { *n = 1; return INSUF; }
-    *n = 1; b->pid = C->pid[i]; b->ts = us(); b->sm = C->util[i]; b->mem = C->memutil[i]; b->enc = b->dec = 0; return OK;
+    if (!b || *n < 2) { *n = 2; return INSUF; }
+    *n = 1 + (C->other_pid[i] != 0);
+    b[0] = (pu){C->pid[i], us(), C->util[i], C->memutil[i], 0, 0};
+    if (C->other_pid[i]) b[1] = (pu){C->other_pid[i], us(), 15, 5, 0, 0};
+    return OK;
 }
 typedef struct { unsigned pid; ull used; unsigned gi, ci; } pi;
 R nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *n, pi *b) {
@@ -158,10 +165,10 @@ R nvmlDeviceRegisterEvents(void *h, ull m, void *s) { D(h) return OK; }
 typedef struct { void *dev; ull type, data; unsigned gi, ci; } ev;
 R nvmlEventSetWait_v2(void *s, ev *e, unsigned ms) {
     UP if (!C->live_sets) { C->misuse++; return INVAL; }
-    for (unsigned t = 0; t < ms; t += 5) {
+    for (unsigned t = 0; t < ms; t += STEP_MS) {
         R r = planned(__func__, 0); if (r) return r;
         if (C->xid) { e->dev = (void *)(intptr_t)(C->xid_gpu + 1); e->type = 8; e->data = C->xid; C->xid = 0; return OK; }
-        usleep(5000);
+        usleep(STEP_MS * 1000);
     }
     return TIMEOUT;
 }

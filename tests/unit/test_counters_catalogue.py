@@ -11,7 +11,6 @@ import pytest
 import prismtop.counters
 from prismtop.counters.catalogue import CATALOGUE, UNITS, labels_of, listing
 from prismtop.counters.clock_limits import CLOCK_LIMITS, clock_limit_words
-from prismtop.model import Counter
 
 SOURCES = sorted(Path(prismtop.counters.__file__).parent.glob("*.py"))
 
@@ -61,14 +60,11 @@ def test_readers_use_no_name_that_is_not_in_the_list() -> None:
 
 
 def test_labels_are_taken_from_the_device() -> None:
-    def labels(name: str, device: str) -> dict[str, str]:
-        return labels_of(Counter(name, device, "", 0, 1.0))
-
-    assert labels("gpu_busy_ratio", "gpu 0") == {"device": "gpu 0"}
-    assert labels("gpu_process_busy_ratio", "gpu 0 pid 77") == {"device": "gpu 0 pid 77", "pid": "77"}
+    assert labels_of("gpu_busy_ratio", "gpu 0") == {"device": "gpu 0"}
+    assert labels_of("gpu_process_busy_ratio", "gpu 0 pid 77") == {"device": "gpu 0 pid 77", "pid": "77"}
     thread = "pid 42 tid 43 name"
-    assert labels("thread_cpu_ratio", thread) == {"device": thread, "pid": "42", "tid": "43"}
-    assert labels("of_another_program", "x") == {"device": "x"}
+    assert labels_of("thread_cpu_ratio", thread) == {"device": thread, "pid": "42", "tid": "43"}
+    assert labels_of("of_another_program", "x") == {"device": "x"}
 
 
 def test_the_listing_has_a_row_for_every_counter() -> None:

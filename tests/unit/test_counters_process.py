@@ -100,13 +100,17 @@ def test_a_thread_that_ends_is_forgotten() -> None:
     with threads(5):
         for _ in range(3):
             rounds.round()
-    after = rounds.round()
-    assert value(after, "process_threads_count", f"pid {PID}") == threading.active_count()
-    rounds.round()
+    end = time.monotonic() + 20
+    # The kernel takes a thread away a moment after Python has joined it.
+    while value(rounds.round(), "process_threads_count", f"pid {PID}") > threading.active_count():
+        assert time.monotonic() < end
+    devices = hot_tids(rounds.round())
+    alive = {f"tid {name} " for name in os.listdir("/proc/self/task")}
+    assert all(any(tid in device for tid in alive) for device in devices)
 
 
 def test_not_every_thread_is_read_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 60 sleeping threads each takes its turn once in a slow period of five rounds."""
+    """Of 60 sleeping threads each takes its turn once in two slow periods of five rounds."""
     import prismtop.counters.process as module
 
     read: list[str] = []
@@ -123,11 +127,11 @@ def test_not_every_thread_is_read_in_every_round(monkeypatch: pytest.MonkeyPatch
         for _ in range(3):
             rounds.round(slow=False)
         read.clear()
-        for _ in range(5):
+        for _ in range(10):
             rounds.round(slow=False)
         others = threading.active_count() - 1
         assert len(set(read)) >= others - HOT_THREADS
-        assert len(read) <= others + 5
+        assert len(read) <= others + 10
 
 
 def test_run_queue_waits_and_switches_come_from_schedstat_and_status(tmp_path: Path) -> None:

@@ -172,6 +172,8 @@ def test_a_session_shows_what_the_sampler_read() -> None:
             return {"host_cpu_busy_ratio", "host_memory_used_bytes", "gpu_busy_ratio"} <= names
 
         wait_for(all_seen)
+        session.fast_counters(10, 60)
+        wait_for(lambda: any(c.period_ns == S // 10 for c in session.tick().new_counters))
     finally:
         session.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("prismtop-counters")]
@@ -266,3 +268,21 @@ def test_a_counter_that_never_had_a_value_keeps_its_reason() -> None:
     history = history_of(reading(100, None, reason="not supported"))
     (found,) = counters_during(history.latest, history.values, 99 * S, 100 * S)
     assert found.reason == "not supported"
+
+
+def test_series_that_ended_leave_the_history_and_the_others_stay() -> None:
+    history = CounterHistory(points=10)
+    history.add([reading(0, name="thread"), reading(0, name="host")])
+    for at_s in range(1, 70):
+        history.add([reading(at_s, name="host")])
+    assert {key[0] for key in history.values} == {"host"}
+    assert [counter.name for counter in history.latest] == ["host"]
+
+
+def test_frames_share_the_history_of_series_that_did_not_change() -> None:
+    history = history_of(reading(1, name="a"), reading(1, name="b"))
+    before = history.values
+    history.add([reading(2, name="a")])
+    assert history.values["b", "host"] is before["b", "host"]
+    assert history.values["a", "host"] == (1.0, 1.0)
+    assert before["a", "host"] == (1.0,)

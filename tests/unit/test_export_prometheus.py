@@ -13,13 +13,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from prismtop.counters.catalogue import CATALOGUE
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.export.metrics import METRICS, STEP_BOUNDS_S, Distribution, Totals, exported_names
 from prismtop.export.otlp import Pushes
-from prismtop.export.prometheus import Scrapes, parse_address
+from prismtop.export.prometheus import Exposition, Scrapes, parse_address
 from prismtop.model import (
     Alert,
     Counter,
@@ -77,16 +78,33 @@ def totals_of(*frames: Frame) -> Totals:
     return totals
 
 
+def samples_of(text: str) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
 @contextmanager
 def scraped(totals: Totals) -> Iterator[Samples]:
-    with closing(Scrapes(totals, "127.0.0.1", 0)) as scrapes:
-        with urllib.request.urlopen(scrapes.url, timeout=20) as answer:
-            text = answer.read().decode()
-        yield {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+    """What a scrape holds, without the server around it."""
+    registry = CollectorRegistry()
+    registry.register(Exposition(totals))
+    yield samples_of(generate_latest(registry).decode())
+
+
+def test_a_scrape_over_http_holds_the_same() -> None:
+    totals = totals_of(full_frame())
+    with (
+        closing(Scrapes(totals, "127.0.0.1", 0)) as scrapes,
+        urllib.request.urlopen(scrapes.url, timeout=20) as answer,
+    ):
+        answered = samples_of(answer.read().decode())
+    with scraped(totals) as expected:
+        assert answered.keys() == expected.keys()
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(scrapes.url, timeout=20)
 
 
 def one(samples: Samples, name: str, **labels: str) -> float:
@@ -294,7 +312,7 @@ def test_pushes_that_reach_nobody_are_counted() -> None:
     pytest.importorskip("opentelemetry.sdk", reason="the extra `otlp` is not installed")
     with closing(Collector()) as collector:
         url = collector.url
-    pushes = Pushes(Totals(), f"{url}/v1/metrics", interval_s=3600)
+    pushes = Pushes(Totals(), f"{url}/v1/metrics", interval_s=3600, timeout_s=0.5)
     pushes.close()
     assert (pushes.sent, pushes.failed) == (0, 1)
 

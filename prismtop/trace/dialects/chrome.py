@@ -42,6 +42,7 @@ _FUNCTION_CATS = frozenset(
 )
 _RUNTIME_CATS = frozenset(("cuda_runtime", "cuda_driver", "hip_runtime"))
 _MODES = tuple(Mode)
+_KEYS = (int, str, float)
 _NOTHING = ("", 0)
 """What most events are: kernels, operators, flows."""
 
@@ -64,6 +65,12 @@ class _Rows:
 
 
 _Track = tuple[object, object]
+
+
+def _track(event: Event) -> _Track:
+    """The event's thread; what can be no key of a table counts as absent."""
+    pid, tid = event.pid, event.tid
+    return pid if isinstance(pid, _KEYS) else None, tid if isinstance(tid, _KEYS) else None
 
 
 class _Collector:
@@ -116,20 +123,20 @@ class _Collector:
                 if start is None or span is None or span < 0:
                     continue
                 count += 1
-                self._span((event.pid, event.tid), event.name, what, start, start + span)
+                self._span(_track(event), event.name, what, start, start + span)
                 continue
             if phase == "B":
                 at = ns_of(event.ts)
-                stack = self._open.setdefault((event.pid, event.tid), [])
+                stack = self._open.setdefault(_track(event), [])
                 if at is not None and len(stack) < 10_000:
                     stack.append((at, event.name, event.cat))
             elif phase == "E":
                 at = ns_of(event.ts)
-                stack = self._open.get((event.pid, event.tid), [])
+                stack = self._open.get(_track(event), [])
                 if at is not None and stack:
                     begun, name, cat = stack.pop()
                     if at >= begun:
-                        self._ended((event.pid, event.tid), name, cat, begun, at)
+                        self._ended(_track(event), name, cat, begun, at)
             elif phase == "C":
                 self._counter(event)
             elif phase != "M":
@@ -249,7 +256,7 @@ def read_chrome(path: Path) -> Foreign:
     named = _assembler(first, track, spans, _pid(track, first), _rank(reader.header), shift)
     start, end = (0, 0) if first.end_ns < first.start_ns else (first.start_ns, first.end_ns)
     return Foreign(
-        dialect=_dialect(reader, first),
+        dialect=_dialect(reader, first, track),
         engine=_engine(first),
         pid=_pid(track, first),
         rank=_rank(reader.header),
@@ -320,7 +327,7 @@ def _calls_of(path: Path, anchor: Anchor) -> list[tuple[int, int]]:
     open_calls: list[tuple[object, int]] = []
     for events in TraceReader(path).events():
         for event in events:
-            if event.ph not in ("X", "B", "E") or (event.pid, event.tid) != anchor.track:
+            if event.ph not in ("X", "B", "E") or _track(event) != anchor.track:
                 continue
             start = ns_of(event.ts)
             if start is None or len(calls) >= MAX_ROWS:
@@ -409,7 +416,7 @@ def _counters(found: _Collector, shift: int) -> Iterator[Counter]:
         yield Counter(name, device, "", at + shift, value, source="trace")
 
 
-def _dialect(reader: TraceReader, found: _Collector) -> str:
+def _dialect(reader: TraceReader, found: _Collector, track: _Track) -> str:
     header = reader.header
     if "viztracer_metadata" in header or "FEE" in found.cats:
         return "viztracer"
@@ -417,7 +424,7 @@ def _dialect(reader: TraceReader, found: _Collector) -> str:
         return "kineto"
     if "py-spy" in found.cats:
         return "py-spy"
-    if found.cats & {"CAT_APP", "CAT_HOST", "CAT_PROCESS", "CAT_DISK"}:
+    if host_of(track[0]) or found.cats & {"CAT_APP", "CAT_HOST", "CAT_PROCESS", "CAT_DISK"}:
         return "latencyprism"
     return "chrome"
 

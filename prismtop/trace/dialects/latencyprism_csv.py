@@ -63,17 +63,19 @@ def read_csv(path: Path) -> Foreign:
     number = 0
     if columns >= _COUNTERS:
         counters, number = _read_counters(_all(first, rows))
+        skipped = number - len(counters)
     elif columns >= _CYCLES:
         batches, number = _read_cycles(_all(first, rows))
+        skipped = 0
     else:
         batches, number = _read_batches(_all(first, rows))
+        skipped = number - len(batches)
     if not batches and not counters:
         raise UsageError(
             f"{source.name} has no row that could be read.",
             fix="Name a table that holds batches or counters.",
         )
     times = [(b.start_ns, b.end_ns) for b in batches] + [(c.time_ns, c.time_ns) for c in counters]
-    kept = len(counters) if counters else number
     return Foreign(
         dialect="latencyprism-csv",
         engine=batches[0].engine if batches else "unknown",
@@ -89,7 +91,7 @@ def read_csv(path: Path) -> Foreign:
         wall=True,
         notes=tuple(source.notes),
         events=number,
-        skipped=number - kept,
+        skipped=skipped,
     )
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from prismtop.model import Counter, Frame
 from prismtop.safe_text import safe_text
 from prismtop.tui.chart import history_spark
-from prismtop.tui.look import Glyphs, Line, Span, cut, fit, ruled
+from prismtop.tui.look import Glyphs, Line, Span, cut, fit, flowed, ruled
 from prismtop.tui.numbers import NA
 from prismtop.tui.panels.hooks import wrapped
 from prismtop.tui.view import View
@@ -36,8 +36,8 @@ def importance(name: str) -> int:
     return next((i for i, pattern in enumerate(_IMPORTANT) if pattern.search(name)), len(_IMPORTANT))
 
 
-_PROCESS = re.compile(r"pid (\d+)(?: tid (\d+))?")
 _KINDS = {"pid": "process"}
+_PROCESS = re.compile(r"pid (\d+)(?: tid (\d+)(?: (.+))?)?$")
 _SHORT = {
     "memory": "mem", "temperature": "temp", "receive": "rx", "transmit": "tx", "available": "avail",
     "throttled": "thrtl", "frequency": "freq", "utilization": "util", "process": "proc", "switches": "switch",
@@ -59,18 +59,21 @@ def device_names(frame: Frame) -> dict[int, str]:
 
 def label_of(counter: Counter, names: Mapping[int, str]) -> str:
     """A counter's label; `pid 4242` is named by its role."""
-    process = _PROCESS.fullmatch(counter.device)
-    if process is None:
-        return label(counter.name, counter.device)
-    name = names.get(int(process[1]), f"pid{process[1]}")
-    return label(counter.name, counter.device, f"{name} t{process[2]}" if process[2] else name)
+    process = _PROCESS.match(counter.device)
+    called = names.get(int(process[1]), "") if process and not process[2] else ""
+    return label(counter.name, counter.device, called)
 
 
 @lru_cache(4096)
 def label(name: str, device: str, called: str = "") -> str:
-    """`gpu_sm_clock_mhz` of `gpu 0` is `gpu0 sm clock`, `host_cpu_busy_ratio` is `cpu busy`."""
+    """`gpu_sm_clock_mhz` of `gpu 0` is `gpu0 sm clock`, `host_cpu_busy_ratio` is `cpu busy`.
+
+    A process is its number or what it is `called`, a thread its name: `4242 cpu`, `python runq wait`.
+    """
     words = _UNIT_SUFFIX.sub("", name).split("_")
-    where = called or device.replace(" ", "")
+    process = _PROCESS.match(device)
+    number = (process[3] or process[2] or process[1]) if process else ""
+    where = called or number or device.replace(" ", "")
     kind = device.split(" ")[0].rstrip("0123456789")
     if len(words) > 1 and words[0] in (kind, _KINDS.get(kind, ""), "thread", "net", "rdma", "host"):
         words = words[1:]
@@ -127,6 +130,21 @@ def ordered(frame: Frame) -> list[Counter]:
     """Counters with a reading, most important first; those without one are not among them."""
     known = [counter for counter in frame.counters if counter.value is not None or counter.text]
     return sorted(known, key=lambda c: (importance(c.name), c.name, c.device))
+
+
+def at_that_time(frame: Frame, start_ns: int, end_ns: int, width: int, most: int) -> list[Line]:
+    """The `most` most important counters over an interval, flowed over lines of `width` cells."""
+    from prismtop.counters.align import counters_during
+
+    found = counters_during(frame.counters, frame.counter_history, start_ns, end_ns)
+    known = sorted(
+        (counter for counter in found if counter.value is not None),
+        key=lambda c: (importance(c.name), c.name, c.device),
+    )
+    facts: list[Line] = [
+        ((f"{label(c.name, c.device)} ", "muted"), (amount(c), "base")) for c in known[:most]
+    ]
+    return flowed(facts, width, "   ")
 
 
 def unavailable(frame: Frame) -> list[Counter]:
