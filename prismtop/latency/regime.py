@@ -48,6 +48,8 @@ RELEARN_ROWS = 50
 TRUST_ROWS, TRUST_WINDOW, TRUST_LAG = 100, 300, 20
 TRUST_SHARE = 0.02
 NO_DRIFT_SPREAD = 0.02
+MIXED_NOISE = 0.2
+"""Relative error of the regression for mixed batches: kernels jump, it does not."""
 CALIBRATION_ROWS = 8
 HOLDS = 0.05
 """A kept model that is off by no more than this is taken as it is."""
@@ -380,7 +382,7 @@ class Regime:
         noise = max(0.01, self.detector.spread)
         model = self.model
         if isinstance(model, MixedModel):
-            model.learn(features, decode_ns, target_ns, weight, noise)
+            model.learn(features, decode_ns, target_ns, weight, max(MIXED_NOISE, noise))
         else:
             model.learn(features.size, features.context, target_ns, weight, noise)
 
