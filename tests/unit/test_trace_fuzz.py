@@ -137,7 +137,7 @@ def test_both_decoders_see_the_same_events_in_mutants(
     rng = random.Random(20261121)
     seed = json.dumps(kineto(6)).encode()
     fast: Callable[[bytes], list[lenient.Event]] = lenient._fast
-    for number in range(250):
+    for number in range(120):
         path = tmp_path / "mutant"
         path.write_bytes(mutant(seed, rng))
         monkeypatch.setattr(lenient, "_fast", fast)
