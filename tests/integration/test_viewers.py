@@ -376,6 +376,14 @@ def test_kill_9_loses_no_more_than_the_last_150_ms(tmp_path: Path) -> None:
         assert kept[-1] >= old[-1]
 
 
+def test_kill_9_in_the_middle_of_a_write_leaves_whole_events(tmp_path: Path) -> None:
+    for number in range(6):
+        path = tmp_path / f"run{number}.json"
+        killed_recording(path, str(1 << 30), "2000", after=lambda: True, minimum=40 + 7 * number)
+        json.loads(path.read_bytes().rstrip() + b"]")
+        assert check(path).findings == []
+
+
 def test_a_killed_recording_leaves_nothing_but_its_segments(tmp_path: Path) -> None:
     killed_recording(tmp_path / "run.json", after=lambda: True)
     assert os.listdir(tmp_path) == ["run.json"]
