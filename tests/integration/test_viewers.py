@@ -219,13 +219,14 @@ def test_perfetto_shows_requests_as_async_slices_with_their_phases(
     files: dict[str, Path], perfetto: Perfetto
 ) -> None:
     sql = (
-        "select name, depth, dur from slice where category = 'request' and dur > 0 order by ts, depth limit 3"
+        "select s.name, s.depth, s.dur, p.pid from slice s join process_track t on s.track_id = t.id "
+        "join process p using (upid) where s.category = 'request' and s.dur > 0 order by s.ts, s.depth limit 3"
     )
     rows = perfetto.load(files["finished"], sql).rows
     assert rows == (
-        ("request", 0, 13_000_025),
-        ("time to first token", 1, 5_000_001),
-        ("decode", 1, 8_000_024),
+        ("request", 0, 13_000_025, 4242),
+        ("time to first token", 1, 5_000_001, 4242),
+        ("decode", 1, 8_000_024, 4242),
     )
 
 
