@@ -70,6 +70,7 @@ class DeviceProcesses:
         self._since_us = 0
         self._present: set[int] = set()
         self._others = False
+        self._known = False
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
         """Memory in slow rounds, utilisation in every one."""
@@ -77,6 +78,8 @@ class DeviceProcesses:
             self._memory(sheet)
         if self._use and (self._present or self._others):
             self._busy(sheet)
+        elif self._use and self._known:
+            sheet.value(_OTHERS_BUSY, self._calls.device, 0.0)
 
     def _device(self, pid: int) -> str:
         return f"{self._calls.device} pid {pid}"
@@ -105,11 +108,12 @@ class DeviceProcesses:
             sheet.gap("gpu_process_memory_bytes", self._device(pid), "it left the device")
         self._present = set(used)
         self._others = others > 0
+        self._known = True
         if foreign and not used and self._pids.pids:
             # Some of these may be ours: neither their share nor the others' can be told.
             for name in (*names, *_NAMES, _OTHERS_BUSY):
                 sheet.gap(name, device, OTHER_NAMESPACE)
-            self._others = False
+            self._others = self._known = False
             return
         sheet.value("gpu_others_count", device, others)
         if unknown:

@@ -65,7 +65,7 @@ class LiveDiagnoser:
         self._periods: dict[Key, int] = {}
         self._texts: dict[Key, str] = {}
         self._batches: deque[Observation] = deque(maxlen=OBSERVED)
-        self._stride, self._skipped = 1, 0
+        self._stride, self._skip = 1, 0
         self._second_ns, self._in_second = 0, 0
         self._cases: dict[int, _Case] = {}
         self._spans: dict[int, tuple[int, int]] = {}
@@ -115,17 +115,17 @@ class LiveDiagnoser:
 
     def _keep_batches(self, batches: tuple[Batch, ...]) -> None:
         """Every so many-th: picking by time instead would prefer the batches that follow long ones."""
-        for batch in batches:
-            if batch.start_ns - self._second_ns >= SECOND or batch.start_ns < self._second_ns:
-                self._stride = max(1, math.ceil(self._in_second / OBSERVED_PER_S))
-                self._second_ns, self._in_second = batch.start_ns, 0
-            self._in_second += 1
-            self._skipped += 1
-            if self._skipped >= self._stride:
-                self._skipped = 0
-                if self._batches and batch.start_ns < self._batches[-1].time_ns - LEAD_NS:
-                    self._batches.clear()
-                self._batches.append(observe(batch))
+        if not batches:
+            return
+        start_ns = batches[0].start_ns
+        if not 0 <= start_ns - self._second_ns < SECOND:
+            self._stride = max(1, math.ceil(self._in_second / OBSERVED_PER_S))
+            self._second_ns, self._in_second = start_ns, 0
+        self._in_second += len(batches)
+        if self._batches and start_ns < self._batches[-1].time_ns - LEAD_NS:
+            self._batches.clear()  # a replay that was moved back
+        self._batches.extend(map(observe, batches[self._skip :: self._stride]))
+        self._skip = (self._skip - len(batches)) % self._stride
 
     def _keep_said(self, frame: Frame) -> None:
         """What the engine's metrics and the latency model say of themselves."""
@@ -175,7 +175,8 @@ class LiveDiagnoser:
             return ()
         self._plan(id_, case, frame.time_ns)
         causes = rank(self._evidence(alert, frame))
-        if _same(causes, alert.causes):
+        early = case.looks == 1 and not case.closed and causes[0].id == "unknown"
+        if early or _same(causes, alert.causes):  # counters of this moment are still to come
             return ()
         return (replace(alert, causes=causes),)
 

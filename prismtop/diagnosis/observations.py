@@ -77,7 +77,10 @@ def batch_series(
 
 
 class Usual:
-    """What batches of a baseline took, by the work that they did. Lives no longer than what it is asked about."""
+    """What batches of a baseline took, by the work that they did.
+
+    Answers are kept by the identity of the observation: ask only about observations that outlive this.
+    """
 
     def __init__(self, baseline: Iterable[Observation]) -> None:
         members: dict[tuple[object, ...], list[Observation]] = {}

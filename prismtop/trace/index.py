@@ -77,7 +77,8 @@ class Index:
 
     def block_before(self, time_us: float) -> int:
         """The number of the block from which to read for everything after `time_us`."""
-        return max(0, bisect_left(self.last_us, time_us) - self.loose)
+        found = bisect_left(self.last_us, time_us) - self.loose
+        return max(0, min(found, len(self.offsets) - 1))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` takes."""

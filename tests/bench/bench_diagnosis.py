@@ -63,6 +63,7 @@ def main(data: Path) -> None:
     report_controls("one job's halves", list(same_job(jobs)))
     report_controls("another workload", list(other_job(jobs)))
     cost(pairs)
+    live_cost()
 
 
 def read_pairs(root: Path) -> Iterator[Pair]:
@@ -272,6 +273,37 @@ def cost(pairs: Sequence[Pair]) -> None:
         rank(gather(windows))
         times.append(time.process_time() - began)
     print(f"\none answer from {len(windows)} series: {sorted(times)[10] * 1e3:.2f} ms of CPU")
+
+
+def live_cost() -> None:
+    """CPU of `LiveDiagnoser.take` as a share of one core: 60 simulated seconds without an alert, 120 series a
+    second, medians of 5 runs; and the CPU of one answer."""
+    from prismtop.diagnosis import live
+    from tests.unit.diagnosis_world import GPU_COUNTERS, HOST_COUNTERS, Fault, World
+
+    threads = {("thread_runq_wait_ratio", f"pid 4242 tid {tid}"): 0.01 for tid in range(100)}
+    usual = {**HOST_COUNTERS, **GPU_COUNTERS, **threads}
+    for per_step in (10, 100):
+        frames = list(
+            World(usual=usual, quiet_s=60, fault_s=0, after_s=0, batches_per_step=per_step).frames()
+        )
+        shares = []
+        for _ in range(5):
+            diagnoser = live.LiveDiagnoser()
+            began = time.process_time()
+            for frame in frames:
+                diagnoser.take(frame)
+            shares.append((time.process_time() - began) / 60)
+        print(
+            f"live, {5 * per_step} batches/s, {len(usual)} readings/s: {100 * sorted(shares)[2]:.3f} % of a core"
+        )
+    slow = World(Fault(stages={"wait": 9.0}), usual=usual, quiet_s=60, batches_per_step=10)
+    diagnoser, costs = live.LiveDiagnoser(), []
+    for frame in slow.frames():
+        began = time.process_time()
+        diagnoser.take(frame)
+        costs.append(time.process_time() - began)
+    print(f"live, one answer: {1e3 * max(costs):.1f} ms of CPU at most, at most 6 an alert")
 
 
 def _odds(score: float) -> float:

@@ -521,3 +521,27 @@ def test_an_old_driver_misses_symbols_and_shows_the_rest(tmp_path: Path) -> None
     assert "too old" in second["gpu_sm_active_ratio gpu 0"][1]
     assert "too old" in second["gpu_pcie_transmit_bytes_per_s gpu 0"][1]
     assert told["misuse"] == 0
+
+
+def test_no_counter_of_a_gpu_is_missing_in_silence(library: Path, tmp_path: Path) -> None:
+    """Whatever fails: after two rounds each counter of the device has a value or a reason."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        from prismtop.counters.device import missing
+        calls = "UtilizationRates ClockInfo PowerUsage Temperature MemoryInfo FieldValues".split()
+        made = {}
+        for code in (0, 3, 4, 15, 999):
+            for gpm in (0, 1):
+                c.gpm = gpm
+                scene.errors(**{f"nvmlDeviceGet{name}": code for name in calls if code})
+                scene.sheet = Sheet()
+                scene.open()
+                told = {**scene.round(), **scene.round()}
+                scene.reader.close()
+                made[f"{code} {gpm}"] = [n for n in missing(()) if f"{n} gpu 0" not in told]
+        tell(made=made)
+        """,
+    )
+    assert {case: names for case, names in told["made"].items() if names} == {}

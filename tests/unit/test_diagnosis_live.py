@@ -120,6 +120,14 @@ def test_slower_host_stages_without_any_counter_name_nothing() -> None:
     assert "no CPU counters" in causes[0].against
 
 
+def test_a_core_that_was_fought_over_all_along_explains_slow_batches_with_less_certainty() -> None:
+    usual = {**HOST_COUNTERS, ("thread_runq_wait_ratio", THREAD): 0.7}
+    causes = World(Fault(stages=SLOW_HOST), usual=usual).run()
+    assert causes[0].id == "cpu_contention"
+    assert "high before as well" in causes[0].evidence[0]
+    assert causes[0].score < World(FAULTS["cpu_contention"]).run()[0].score
+
+
 def test_a_change_of_the_workload_is_no_fault() -> None:
     causes = World(FAULTS["workload_change"]).run()
     assert [cause.id for cause in causes if cause.score >= NAMED] == ["workload_change"]

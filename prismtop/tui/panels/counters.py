@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from prismtop.counters.align import is_current
 from prismtop.model import Counter, Frame
 from prismtop.safe_text import safe_text
 from prismtop.tui.chart import history_spark
@@ -153,7 +154,7 @@ def unavailable(frame: Frame) -> list[Counter]:
 
 
 def _stale(counter: Counter, now_ns: int) -> bool:
-    return now_ns - counter.time_ns > 2 * counter.period_ns + 1_000_000_000
+    return not is_current(counter, now_ns)
 
 
 def _cell(counter: Counter, frame: Frame, names: Mapping[int, str], width: int, glyphs: Glyphs) -> list[Span]:
