@@ -23,8 +23,8 @@ def show(context: Context) -> int:
             }
             for info in setting_infos()
         }
-        keys = {safe_text(action): [safe_text(key) for key in keys] for action, keys in settings.keys.items()}
-        document = {"path": str(config_path()), "settings": content, "keys": keys}
+        own = {safe_text(action): [safe_text(key) for key in keys] for action, keys in settings.keys.items()}
+        document = {"path": str(config_path()), "settings": content, "keys": own}
         context.write(jsonl.document("config", document))
         return EXIT_OK
     for info in setting_infos():
