@@ -24,7 +24,7 @@ def show(context: Context) -> int:
             for info in setting_infos()
         }
         own = {safe_text(action): [safe_text(key) for key in keys] for action, keys in settings.keys.items()}
-        document = {"path": str(config_path()), "settings": content, "keys": own}
+        document: dict[str, object] = {"path": str(config_path()), "settings": content, "keys": own}
         context.write(jsonl.document("config", document))
         return EXIT_OK
     for info in setting_infos():
