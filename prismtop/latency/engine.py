@@ -146,7 +146,7 @@ class EngineJudge:
         found = self.regimes.get(name)
         if found is None:
             model = MixedModel(self._background) if carries_prefill else DecodeModel(self.schedule)
-            found = self.regimes[name] = Regime(name, model, self._sensitivity)
+            found = self.regimes[name] = Regime(name, model, self._sensitivity, self._background)
         return found
 
     def _shift_of_others(self, regime: Regime) -> float:
