@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from prismtop import __version__
 from prismtop.command_line import COMMANDS
-from prismtop.command_line.shared import Parser, looks, pid, pids, shared, way_in
+from prismtop.command_line.shared import Parser, judging, looks, pid, pids, shared, way_in
 from prismtop.errors import EXIT_OK, EXIT_UNAVAILABLE, PrismtopError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from prismtop.settings import Settings
 
 EXIT_DEFECT = 70
-_SETTING_FLAGS = ("external_only", "allow_gdb", "theme", "ascii", "no_mouse")
+_SETTING_FLAGS = (
+    *("external_only", "allow_gdb", "counters", "theme", "ascii", "no_mouse", "readonly"),
+    *("sensitivity", "slo_ttft_ms", "slo_tpot_ms", "slo_e2e_ms", "slo_target", "on_alert"),
+)
 _OUTPUT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -121,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     pid(parser)
     way_in(parser)
     looks(parser)
+    judging(parser)
     parser.set_defaults(run=_screen)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for add in COMMANDS.values():

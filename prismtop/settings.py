@@ -25,14 +25,26 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
 
-def _setting(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A field of `Settings`: default, one-line documentation, and for numbers the range that is accepted."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+def _setting(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of `Settings`: default, one-line documentation, and what is accepted: for numbers the range,
+    for texts the choices (none: any text).
+    """
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one run. `origins` says, per name, where the value came from."""
+    """The settings of one run.
+
+    `origins` says, per name, where the value came from. `keys` is the file's `[keys]` table: action -> keys.
+    """
 
     tick_hz: float = _setting(
         15.0, "How often finished batches are collected from the target, per second.", low=1, high=100
@@ -61,27 +73,79 @@ class Settings:
     )
     metrics: bool = _setting(True, "Read the engine's own /metrics on a loopback port when it has one.")
     metrics_interval_s: float = _setting(1.0, "Seconds between two reads of /metrics.", low=0.2, high=60)
+    counters: bool = _setting(
+        False, "Sample host and device counters in `watch` too; the screen and `export` always do."
+    )
+    counters_hz: float = _setting(1.0, "How often counters are read, per second.", low=0.1, high=20)
     theme: str = _setting("prismtop", "Colour theme of the screen.")
     ascii: bool = _setting(False, "Draw the screen and tables with ASCII characters only.")
     no_mouse: bool = _setting(False, "Leave the mouse to the terminal, so that text can be selected.")
+    record_dir: str = _setting(
+        "auto", "Directory of recordings without a name; auto is the state directory of the platform."
+    )
+    record_past_s: float = _setting(
+        180.0, "How many seconds back a recording reaches that is begun on the screen.", low=0, high=3600
+    )
+    record_max_mb: int = _setting(
+        2048, "Size of all files of one recording, in MB; the oldest ones go.", low=1, high=1_000_000
+    )
+    record_on_alert: bool = _setting(
+        True, "Save a recording of every alert, with the minute before it; the latest 20 are kept."
+    )
+    readonly: bool = _setting(
+        False, "Refuse every key that would change the engine beyond the Sentinel probe (DeepDive)."
+    )
+    panels: str = _setting(
+        "auto",
+        'Panels always (+name) or never (-name) shown, as in "-stages +ranks"; others as there is room.',
+    )
+    export_dir: str = _setting(".", "Where the screen's `e` writes its files.")
+    sensitivity: str = _setting(
+        "normal",
+        "How readily alerts open; false alerts an hour are at most about 0.1, 0.6 and 6.",
+        choices=("quiet", "normal", "sensitive"),
+    )
+    slo_ttft_ms: float = _setting(0.0, "Target for the time to first token; 0: no target.", low=0, high=1e7)
+    slo_tpot_ms: float = _setting(
+        0.0, "Target for the time per output token after the first; 0: no target.", low=0, high=1e7
+    )
+    slo_e2e_ms: float = _setting(0.0, "Target for a whole request; 0: no target.", low=0, high=1e8)
+    slo_target: float = _setting(
+        0.99,
+        "Share of requests that must meet all targets; the rest is the error budget.",
+        low=0,
+        high=0.99999,
+    )
+    on_alert: str = _setting(
+        "", "Command to run when an alert opens or closes, without a shell; the alert is JSON on its stdin."
+    )
+    alert_webhook: str = _setting("", "http(s) URL to which alerts are posted as JSON.")
+    bell: bool = _setting(False, "Ring the terminal's bell when an alert opens.")
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SettingInfo:
-    """One setting's name, type, documentation and accepted range (None: no bound)."""
+    """One setting's name, type, documentation and what is accepted: a range (None: no bound) or choices, and
+    whether a text may be empty.
+    """
 
     name: str
     kind: type
     doc: str
     low: float | None
     high: float | None
+    choices: tuple[str, ...] = ()
+    may_be_empty: bool = False
 
     @property
     def expected(self) -> str:
         """What a value must be, in words."""
         if self.kind is bool:
             return "true or false"
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         if self.kind is str:
             return "a text"
         noun = "a whole number" if self.kind is int else "a number"
@@ -91,9 +155,17 @@ class SettingInfo:
 def setting_infos() -> tuple[SettingInfo, ...]:
     """Every setting, in the order in which it is declared."""
     return tuple(
-        SettingInfo(f.name, type(f.default), f.metadata["doc"], f.metadata["low"], f.metadata["high"])
+        SettingInfo(
+            f.name,
+            type(f.default),
+            f.metadata["doc"],
+            f.metadata["low"],
+            f.metadata["high"],
+            f.metadata["choices"],
+            f.default == "",
+        )
         for f in fields(Settings)
-        if f.name != "origins"
+        if f.name not in ("origins", "keys")
     )
 
 
@@ -132,6 +204,9 @@ def load_settings(
     file = config_path(env) if path is None else path
     required = path is not None or bool(env.get(CONFIG_VARIABLE))
     text, table = _read_file(file, required=required)
+    if "keys" in table:
+        where = f"{file}{_line_of('keys', text)}"
+        values["keys"] = _keys(table.pop("keys"), where)
     for key, value in table.items():
         where = f"{file}{_line_of(key, text)}"
         info = _known(key, infos, where)
@@ -145,6 +220,20 @@ def load_settings(
         info = _known(key, infos, "--set")
         values[key], origins[key] = _checked(info, value, "the command line", textual=True), "flag"
     return Settings(**values, origins=origins)
+
+
+def _keys(table: object, where: str) -> dict[str, tuple[str, ...]]:
+    """The `[keys]` table: action = "key" or ["key", "key"]. Which actions exist is known to the screen."""
+    made: dict[str, tuple[str, ...]] = {}
+    for action, keys in table.items() if isinstance(table, dict) else [("", None)]:
+        found = [keys] if isinstance(keys, str) else keys
+        if not isinstance(found, list) or not all(isinstance(key, str) and key for key in found):
+            raise UsageError(
+                f"{safe_text(where)}: keys {safe_text(action, 40)}: expected a key or a list of keys.",
+                fix='For example, under [keys]: record = "ctrl-r".',
+            )
+        made[action] = tuple(found)
+    return made
 
 
 def unknown_variables(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -212,7 +301,9 @@ def _checked(info: SettingInfo, value: object, where: str, *, textual: bool) -> 
     fits = type(made) is info.kind
     if fits and info.low is not None and info.high is not None:
         fits = info.low <= made <= info.high  # a NaN is in no range
-    if not fits or (info.kind is str and not made.strip()):
+    if fits and info.choices:
+        fits = made in info.choices
+    if not fits or (info.kind is str and not made.strip() and not info.may_be_empty):
         raise UsageError(
             f"{safe_text(where)}: {info.name} must be {info.expected}, not {safe_text(repr(value), 60)}.",
             fix="Correct or remove it.",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
+import shutil
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -13,6 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for `tests.factories`, when pytest is not started as `python -m pytest`
 
+
+# What a session learns is kept: not among what the person who runs the tests has kept.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="prismtop-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 MINOR = re.compile(r"\[(?:[^\]]*-)?(3\.\d+)(?=[-\].])")
 

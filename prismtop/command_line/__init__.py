@@ -7,8 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prismtop.command_line import live
+from prismtop.command_line import diagnosing, export, latency, live, recording, replaying, web
 from prismtop.command_line.shared import Commands
 
-COMMANDS: dict[str, Callable[[Commands], None]] = {**live.COMMANDS}
+COMMANDS: dict[str, Callable[[Commands], None]] = {
+    **live.COMMANDS,
+    **recording.COMMANDS,
+    **replaying.COMMANDS,
+    **latency.COMMANDS,
+    **diagnosing.COMMANDS,
+    **export.COMMANDS,
+    **web.COMMANDS,
+}
 """What adds each command's parser, by the command's name, in the order of the help."""

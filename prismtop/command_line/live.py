@@ -10,6 +10,7 @@ from prismtop.command_line.shared import (
     Commands,
     amount,
     command,
+    judging,
     looks,
     pid,
     pids,
@@ -33,6 +34,7 @@ def _add_demo(commands: Commands) -> None:
     made.add_argument("--seed", type=int, default=0, metavar="N", help="seed of arrivals and lengths")
     way_in(made)
     looks(made)
+    judging(made)
 
 
 def _add_list(commands: Commands) -> None:
@@ -47,7 +49,10 @@ def _add_watch(commands: Commands) -> None:
     )
     pid(made)
     amount(made, "stop after N batches; exit 1 when --duration ends first")
+    counters = "with --json: counters of host, GPUs and interconnects too"
+    made.add_argument("--counters", action="store_true", default=argparse.SUPPRESS, help=counters)
     way_in(made)
+    judging(made)
 
 
 def _add_doctor(commands: Commands) -> None:

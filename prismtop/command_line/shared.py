@@ -106,6 +106,42 @@ def looks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-mouse", action="store_true", default=argparse.SUPPRESS, help="leave the mouse to the terminal"
     )
+    parser.add_argument(
+        "--readonly",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="refuse what would change the engine beyond the probe",
+    )
+
+
+def judging(parser: argparse.ArgumentParser) -> None:
+    """Options about what counts as slow, and who is told."""
+    parser.add_argument(
+        "--sensitivity",
+        default=argparse.SUPPRESS,
+        metavar="LEVEL",
+        help="how readily alerts open: quiet, normal, sensitive",
+    )
+    for name, what in (
+        ("ttft", "the time to first token"),
+        ("tpot", "the time per output token"),
+        ("e2e", "a whole request"),
+    ):
+        parser.add_argument(
+            f"--slo-{name}-ms", default=argparse.SUPPRESS, metavar="MS", help=f"target for {what}"
+        )
+    parser.add_argument(
+        "--slo-target",
+        default=argparse.SUPPRESS,
+        metavar="SHARE",
+        help="share of requests that must meet all targets",
+    )
+    parser.add_argument(
+        "--on-alert",
+        default=argparse.SUPPRESS,
+        metavar="CMD",
+        help="run CMD (no shell) for every alert, the alert as JSON on its stdin",
+    )
 
 
 def amount(parser: argparse.ArgumentParser, batches: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prismtop.commands.attaching import open_session
 from prismtop.commands.choose import (
@@ -16,6 +17,11 @@ from prismtop.commands.choose import (
 from prismtop.commands.context import Context, closing_session
 from prismtop.errors import EXIT_OK, UsageError
 from prismtop.model import Group
+from prismtop.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from prismtop.session import Session
+    from prismtop.tui.controls import Controls
 
 
 def run(context: Context, pids: Sequence[int]) -> int:
@@ -39,11 +45,30 @@ def run(context: Context, pids: Sequence[int]) -> int:
 
 def open_screen(context: Context, group: Group, profiles: Profiles) -> int:
     """Attach to `group`, show it until the person quits, detach."""
+    from prismtop.trace.recorder import Recorder, RecorderSettings
     from prismtop.tui.app import run_app
 
-    session = open_session(context, group, profiles)
+    recorder = Recorder(RecorderSettings.of(context.settings))
+    session = open_session(context, group, profiles, counters=True, recorder=recorder)
     with closing_session(context, session):
-        return run_app(session, settings=context.settings)
+        return run_app(session, settings=context.settings, controls=recording_keys(session))
+
+
+def recording_keys(session: Session) -> Controls:
+    """What `R` does, with sentences for the status line."""
+    from prismtop.tui.controls import Controls
+
+    def start() -> str:
+        return safe_text(session.start_recording().path)
+
+    def stop() -> str:
+        recording, notes = session.stop_recording()
+        if recording is None:
+            return "there was no recording"
+        size = f"{recording.bytes / 1e6:.1f} MB, {recording.events:,} events"
+        return " ".join((f"{safe_text(recording.path)} ({size})", *map(safe_text, notes)))
+
+    return Controls(start_recording=start, stop_recording=stop, replay=session.replay)
 
 
 def _pick(context: Context, groups: Sequence[Group]) -> Group | None:

@@ -15,6 +15,7 @@ from prismtop.commands.context import Context, closing_session
 from prismtop.errors import EXIT_FINDING, EXIT_OK, UnavailableError
 from prismtop.export import jsonl, table
 from prismtop.model import AttachState, Frame, HookStatus, Lost
+from prismtop.safe_text import safe_text
 
 _ENDED = (AttachState.GONE, AttachState.DETACHED)
 
@@ -61,10 +62,17 @@ def run(context: Context, pids: Sequence[int], batches: int | None, duration_s: 
     """
     profiles = profiles_in_use()
     group = only_group(context, pids, profiles)
-    session = open_session(context, group, profiles, figures=False)
+    session = open_session(context, group, profiles, figures=False, counters=wants_counters(context))
     with closing_session(context, session):
         watched = stream(context, session, batches=batches, duration_s=duration_s)
     return conclude(context, watched, batches, describe(group))
+
+
+def wants_counters(context: Context) -> bool:
+    """Whether counters are sampled: they are printed as JSON only, and cost CPU."""
+    if context.settings.counters and not context.json:
+        context.report.say("the table has no counters: use --json, or the screen")
+    return context.settings.counters and context.json
 
 
 def stream(
@@ -134,6 +142,7 @@ class JsonSink:
         self._state: tuple[object, ...] | None = None
         self._lost = Lost()
         self._warned: set[str] = set()
+        self._gaps: dict[tuple[str, str], str] = {}
 
     def write(self, frame: Frame) -> None:
         """Print the session line first, then what is new."""
@@ -152,6 +161,12 @@ class JsonSink:
             write(jsonl.batch_line(batch, frame.clock))
         for request in frame.requests:
             write(jsonl.request_line(request, frame.clock))
+        for alert in frame.changed_alerts:
+            write(jsonl.alert_line(alert, frame.clock))
+        for counter in frame.new_counters:
+            if counter.value is not None or self._gaps.get(counter.key) != counter.reason:
+                write(jsonl.counter_line(counter, frame.clock))
+            self._gaps[counter.key] = counter.reason
         delta = _since(self._lost, frame.lost)
         if delta != Lost():
             write(jsonl.lost_line(delta))
@@ -168,6 +183,7 @@ class TableSink:
         self._hooks: tuple[HookStatus, ...] | None = None
         self._rows = 0
         self._said: set[str] = set()
+        self._alerted: set[int] = set()
         self._outside = False
         self._lost = Lost()
 
@@ -185,6 +201,12 @@ class TableSink:
             self._context.report.say(
                 f"lost {delta.records} records ({delta.torn} torn, {delta.batches} incomplete batches)"
             )
+        for alert in frame.changed_alerts:
+            opened = alert.id not in self._alerted
+            if opened or alert.closed_ns is not None:
+                self._alerted.add(alert.id)
+                word = "alert" if alert.closed_ns is None else "over"
+                self._context.report.say(f"{word} {alert.id}: {safe_text(alert.text)}")
         for batch in frame.new_batches:
             self._head(frame.hooks)
             self._context.write(table.row(batch, frame.clock, self._columns))

@@ -9,7 +9,9 @@ microseconds.
 | session | first line: engine, version, targets, hooks, cost of the attach |
 | batch | one engine iteration |
 | request | a request finished |
+| alert | an episode opened, went on or closed (same `id`) |
 | state | the attach state or the set of installed hooks changed |
+| counter | a reading of the host, a GPU or an interconnect, or the reason why there is none (once) |
 | lost | records were overwritten before they could be read, since the previous such line |
 | warning | a sentence that a person should read |
 """
@@ -17,11 +19,25 @@ microseconds.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from prismtop import __version__
-from prismtop.model import Batch, Clock, Frame, HookStatus, Lost, ProbeCost, Request, Target, Workload
+from prismtop.model import (
+    Alert,
+    Batch,
+    Clock,
+    Counter,
+    Frame,
+    HookStatus,
+    Lost,
+    ModelState,
+    ProbeCost,
+    Request,
+    Target,
+    Workload,
+)
 from prismtop.safe_text import safe_text
 
 SCHEMA = 1
@@ -50,7 +66,58 @@ def batch_line(batch: Batch, clock: Clock) -> str:
         line["idle_us"] = _us(batch.idle_ns)
     if batch.suspect:
         line["suspect"] = safe_text(batch.suspect)
+    prediction = batch.prediction
+    if prediction is not None:
+        line["predicted_us"] = _us(prediction.expected_ns)
+        line["low_us"], line["high_us"] = _us(prediction.low_ns), _us(prediction.high_ns)
+        line["verdict"] = prediction.verdict.value
+        if prediction.state is not ModelState.READY:
+            line["model_state"] = prediction.state.value
+        if prediction.basis != "duration":
+            line["basis"] = prediction.basis
     return _line("batch", line, clock)
+
+
+def alert_line(alert: Alert, clock: Clock) -> str:
+    """One episode as it is now; `t_us` is when it opened. Causes are there once they were looked for."""
+    return _line("alert", alert_object(alert, clock), clock)
+
+
+def alert_object(alert: Alert, clock: Clock) -> dict[str, object]:
+    """An alert's fields; `t_us` is CLOCK_MONOTONIC ns here, `_line` writes it as wall time."""
+    made: dict[str, object] = {
+        "id": alert.id,
+        "t_us": alert.opened_ns,
+        "started_us": clock.wall_us(alert.started_ns),
+        "state": "open" if alert.closed_ns is None else "closed",
+    }
+    if alert.closed_ns is not None:
+        made["closed_us"] = clock.wall_us(alert.closed_ns)
+    made.update(
+        kind=alert.kind,
+        severity=alert.severity.value,
+        pid=alert.pid,
+        first_seq=alert.first_seq,
+        last_seq=alert.last_seq,
+        batches=alert.batches,
+        excess_ms=round(alert.excess_ns / 1e6, 3),
+        text=safe_text(alert.text),
+    )
+    if alert.excess_pct is not None:
+        made["excess_pct"] = alert.excess_pct
+    if alert.causes:
+        made["causes"] = [
+            {
+                "id": safe_text(cause.id),
+                "score": round(cause.score, 3),
+                "text": safe_text(cause.text),
+                "evidence": [safe_text(one) for one in cause.evidence],
+                "against": [safe_text(one) for one in cause.against],
+                "next_step": safe_text(cause.next_step),
+            }
+            for cause in alert.causes
+        ]
+    return made
 
 
 def request_line(request: Request, clock: Clock) -> str:
@@ -65,6 +132,21 @@ def request_line(request: Request, clock: Clock) -> str:
     if request.output_tokens is not None:
         line["output_tokens"] = request.output_tokens
     return _line("request", line, clock)
+
+
+def counter_line(counter: Counter, clock: Clock) -> str:
+    """One reading: name, device, unit, value and how often it is read; without a value the reason."""
+    line: dict[str, object] = {"t_us": counter.time_ns, "name": safe_text(counter.name)}
+    line.update(device=safe_text(counter.device), unit=safe_text(counter.unit))
+    if counter.value is None or not math.isfinite(counter.value):
+        line["reason"] = safe_text(counter.reason) or "not a finite number"
+    else:
+        line["value"] = round(counter.value, 6)
+        line["period_us"] = _us(counter.period_ns)
+    if counter.text:
+        line["text"] = safe_text(counter.text)
+    line["source"] = safe_text(counter.source)
+    return _line("counter", line, clock)
 
 
 def session_line(frame: Frame) -> str:

@@ -8,6 +8,7 @@ from prismtop.model.frame import (
     AttachState,
     Clock,
     EngineMetrics,
+    FirstToken,
     Frame,
     HookStatus,
     Lost,
@@ -16,6 +17,7 @@ from prismtop.model.frame import (
     Request,
     Throughput,
 )
+from prismtop.model.judgement import Judgement
 from prismtop.model.prediction import ModelCard, ModelState, Prediction, Verdict
 from prismtop.model.recording import Recording, Replay
 from prismtop.model.slo import Headroom, Interference, SloStatus, SloTargets
@@ -31,11 +33,13 @@ __all__ = [
     "Clock",
     "Counter",
     "EngineMetrics",
+    "FirstToken",
     "Frame",
     "Group",
     "Headroom",
     "HookStatus",
     "Interference",
+    "Judgement",
     "Lost",
     "Mode",
     "ModelCard",

@@ -245,9 +245,7 @@ class MeanBatches:
         self._number = itertools.count().__next__
         self._last: tuple[int, int] | None = None
 
-    def add(
-        self, metrics: EngineMetrics, now_ns: int, shares: Sequence[Share], idle: float
-    ) -> Batch | None:
+    def add(self, metrics: EngineMetrics, now_ns: int, shares: Sequence[Share], idle: float) -> Batch | None:
         """The mean of the iterations since the previous batch, when enough time has passed.
 
         Args:

@@ -209,9 +209,7 @@ def _builder(plan: HookPlan, monitoring: bool) -> str:
         "    _pt_m = MISSING\n"
         "    _pt_lease = _pt_ag.lease\n"
         "    _cap = _pt_ag.capped\n"
-        "    _pt_empty = ()\n"
-        + (callbacks if monitoring else "")
-        + indent(body, "    ")
+        "    _pt_empty = ()\n" + (callbacks if monitoring else "") + indent(body, "    ")
     )
 
 

@@ -1,0 +1,403 @@
+"""One regime of one engine process: its model, its levels, its detector, and how well it does."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+from prismtop.latency.decode import DecodeModel
+from prismtop.latency.detector import DRIFT, SHIFT, Detector, Finding
+from prismtop.latency.features import Features
+from prismtop.latency.levels import Level
+from prismtop.latency.mixed import MixedModel
+from prismtop.latency.sensitivity import Sensitivity
+from prismtop.model import ModelState
+
+NEVER = float("inf")
+GATE = 0.08
+"""Residuals beyond this (or six spreads) are learnt from only a little: see `_weight`."""
+DOUBT = 0.1
+SLOW_SPREADS, LESS = 3.0, 0.2
+"""Beyond so many spreads a batch is not flagged yet, and weighs so much: the level must not run after it."""
+WARM_ROWS = 30
+"""Batches of a regime before it judges."""
+BUCKET_ROWS = 20
+BUCKET_VISITS = 3
+MEET_ROWS = 8
+"""Batches after which the level of a bucket that was met anew is known again."""
+MEET_SLACK = 0.04
+YOUNG_ROWS, YOUNG_BUCKET_ROWS = 150, 30
+QUARANTINE = 120
+"""Batches that a regression which is no longer young waits before it learns one: drift is held against a
+model that has not seen it, and batches before an alert are never learnt.
+"""
+NEW_SLACK = 0.15
+FREEZE = 5
+"""Batches after a shift or drift fired for which nothing is learnt."""
+ACCEPT_BATCHES = 600
+ACCEPT_NS = 120 * 10**9
+"""A shift that lasted this long, in batches and in time, is the new normal: the model relearns."""
+FASTER_BATCHES = 40
+"""Batches in a row that are faster than the model can be wrong by: no anomaly, so it relearns at once."""
+FLAGGED_BATCHES = 100
+"""Flagged batches in a row, none worth an alert, after which the level moves to where they are."""
+KEEP = 0.02
+"""What the rows of the old regime still count after a relearn."""
+RELEARN_ROWS = 50
+TRUST_ROWS, TRUST_WINDOW, TRUST_LAG = 100, 300, 20
+TRUST_SHARE = 0.02
+CALIBRATION_ROWS = 8
+HOLDS = 0.05
+"""A kept model that is off by no more than this is taken as it is."""
+KEPT_REASON = "kept from an earlier session; the first batches check it"
+CALIBRATED_REASON = "kept from another engine; the first batches scale it to this one"
+
+
+class Expected(NamedTuple):
+    """A prediction and what it was made from.
+
+    Attributes:
+        ns: expected.
+        low_ns, high_ns: interval.
+        raw_ns: the regression's word, without the bucket's level.
+        level: the bucket's.
+    """
+
+    ns: float
+    low_ns: float
+    high_ns: float
+    raw_ns: float
+    level: Level
+
+
+class Judged(NamedTuple):
+    """A finding and the numbers behind it."""
+
+    finding: Finding
+    x: float
+    against_anchor: float
+
+
+class _Row(NamedTuple):
+    features: Features
+    decode_ns: float
+    target_ns: float
+    weight: float
+
+
+class Regime:
+    """Predict, judge, learn: in this order, for every batch.
+
+    Attributes:
+        model: of what a batch costs.
+        detector: of what is too much.
+        levels: by bucket.
+        trained, rejected: batches learnt from, and not.
+        stale: why the model relearns; empty when it does not.
+        moved: log of what relearning has moved the level by, against the first reference.
+    """
+
+    def __init__(self, name: str, model: DecodeModel | MixedModel, sensitivity: Sensitivity) -> None:
+        self.name = name
+        self.model = model
+        self.detector = Detector(sensitivity)
+        self.levels: dict[int, Level] = {}
+        self.trained = 0
+        self.rejected = 0
+        self.stale = ""
+        self.moved = 0.0
+        self.drift = 0.0
+        self.refit_ns: int | None = None
+        self._step = 0
+        self._solves = 0
+        self._late: deque[bool] = deque()
+        self._flags: deque[bool] = deque(maxlen=TRUST_WINDOW)
+        self._flagged = 0
+        self._quarantine: deque[_Row] = deque()
+        self._calibrating: list[float] | None = None
+        self._frozen = 0
+        self._paging = 0.0
+        self._paging_since: int | None = None
+        self._faster = 0
+        self._recent: deque[float] = deque(maxlen=FASTER_BATCHES)
+        self._relearnt = 0
+        self._forest: object | None = None
+
+    @property
+    def state(self) -> ModelState:
+        """Learning, ready or stale."""
+        if self.stale:
+            return ModelState.STALE
+        return ModelState.READY if self.detector.ready else ModelState.LEARNING
+
+    @property
+    def alerting(self) -> bool:
+        """Whether this regime's findings may wake anybody."""
+        if self.stale:
+            return False
+        return not isinstance(self.model, MixedModel) or self.trusted
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the model of mixed batches was right about nearly all of them, until shortly ago. A model
+        that is often wrong has not met this load yet, and an anomaly is not often.
+        """
+        if not isinstance(self.model, MixedModel):
+            return True
+        if self.model.published is None or len(self._flags) < TRUST_ROWS:
+            return False
+        return self._flagged <= TRUST_SHARE * len(self._flags)
+
+    def expect(self, features: Features, decode_ns: float) -> Expected | None:
+        """What the batch should cost; None before the first rows."""
+        model = self.model
+        self._step += 1
+        if isinstance(model, MixedModel):
+            raw = model.predict(features, decode_ns)
+            bucket = model.bucket(features)
+            if model.published is not self._forest:
+                self._use_trees(model)
+        else:
+            raw = model.predict(features.size, features.context)
+            bucket = model.bucket(features.size)
+        level = self.levels.get(bucket)
+        if level is None:
+            level = self.levels[bucket] = Level()
+        level.visit(self._step)
+        if raw is None or raw <= 0.0:
+            return None
+        ns = raw * math.exp(level.fast)
+        detector = self.detector
+        half = min(max(detector.flag_at, 2 * detector.spread), 1.0) + _slack(level)
+        return Expected(ns, ns * math.exp(-half), ns * math.exp(half), raw, level)
+
+    def preview(self, features: Features, decode_ns: float) -> float | None:
+        """The expectation alone, for a batch that there is not; None before the first rows."""
+        model = self.model
+        if isinstance(model, MixedModel):
+            raw, level = model.predict(features, decode_ns), self.levels.get(model.bucket(features))
+        else:
+            raw = model.predict(features.size, features.context)
+            level = self.levels.get(model.bucket(features.size))
+        return None if raw is None else raw * math.exp(level.fast if level else 0.0)
+
+    def judge(self, expected: Expected, target_ns: float, shift: float = 0.0) -> Judged:
+        """Hold the batch against the expectation.
+
+        Args:
+            shift: log ratio by which another regime of the process is slower just now; 0 is: none is.
+        """
+        residual = math.log(target_ns / expected.raw_ns)
+        level = expected.level
+        x = residual - level.fast
+        against_anchor = residual - level.anchor
+        mature = level.rows >= BUCKET_ROWS and level.visits > BUCKET_VISITS
+        slack = _slack(level)
+        if isinstance(self.model, MixedModel):
+            self._note_trust(x > self.detector.flag_at)
+            if level.rows < BUCKET_ROWS or not self.trusted:
+                mature, slack = False, NEVER
+        finding = self.detector.judge(x, against_anchor, mature, slack)
+        if shift and not finding.flag and self.detector.ready and x > max(0.01, shift / 2):
+            finding = Finding(True, finding.rule)  # the whole process is slow: less evidence is enough
+        return Judged(finding, x, against_anchor)
+
+    def _note_trust(self, flag: bool) -> None:
+        """Count flags, the latest `TRUST_LAG` batches not yet: an anomaly must not silence itself."""
+        self._late.append(flag)
+        if len(self._late) <= TRUST_LAG:
+            return
+        if len(self._flags) == TRUST_WINDOW:
+            self._flagged -= self._flags[0]
+        self._flags.append(self._late.popleft())
+        self._flagged += self._flags[-1]
+
+    def learn(
+        self,
+        features: Features,
+        decode_ns: float,
+        target_ns: float,
+        expected: Expected | None,
+        judged: Judged | None,
+    ) -> None:
+        """Learn from the batch as far as it can be trusted."""
+        if expected is None or judged is None:
+            self._fit(features, decode_ns, target_ns, 1.0)
+            self.trained += 1
+            return
+        finding, x, against_anchor = judged
+        if self._calibrating is not None:
+            self._calibrate(x)
+            return
+        weight = self._weight(finding, x, expected.level)
+        detector = self.detector
+        detector.learn(x, finding)
+        if weight <= 0.0:
+            self.rejected += 1
+            return
+        self.trained += 1
+        level = expected.level
+        level.learn(x + level.fast, weight)
+        young = self.trained < YOUNG_ROWS or level.rows < YOUNG_BUCKET_ROWS
+        row = _Row(features, decode_ns, target_ns, weight if young else weight * self._huber(x))
+        if young or isinstance(self.model, MixedModel):
+            self._fit(*row)
+        else:
+            self._quarantine.append(row)
+            if len(self._quarantine) > QUARANTINE:
+                self._fit(*self._quarantine.popleft())
+        if weight == 1.0:
+            self.drift += 0.02 * (against_anchor - self.drift)
+        if self.stale:
+            self._relearnt += 1
+            if self._relearnt >= RELEARN_ROWS:
+                self.stale = ""
+
+    def reconsider(self, judged: Judged, now_ns: int) -> str:
+        """Whether what looks abnormal has become the normal; says why, empty when nothing changed."""
+        finding, x, against_anchor = judged
+        detector = self.detector
+        self._recent.append(against_anchor)
+        if not detector.ready:
+            return ""
+        if self.model.solves != self._solves:
+            self._solves, self.refit_ns = self.model.solves, now_ns
+        if finding.rule in (SHIFT, DRIFT):
+            self._frozen = FREEZE
+            self._quarantine.clear()
+            self._paging += 1.0
+            if self._paging_since is None:
+                self._paging_since = now_ns
+            if self._paging >= ACCEPT_BATCHES and now_ns - self._paging_since >= ACCEPT_NS:
+                return self._relearn(f"for {int(self._paging)} batches")
+        else:
+            self._frozen = max(0, self._frozen - 1)
+            self._paging = max(0.0, self._paging - 0.25)
+            if self._paging == 0.0:
+                self._paging_since = None
+        gate = max(GATE, 6 * detector.spread)
+        self._faster = self._faster + 1 if x < -gate else 0
+        if self._faster >= FASTER_BATCHES:
+            return self._relearn(f"for {self._faster} batches")
+        if detector.streak >= FLAGGED_BATCHES and not self._frozen:
+            by = self._lately()
+            for level in self.levels.values():
+                if self._step - level.last < FLAGGED_BATCHES:
+                    level.fast = level.anchor + by
+            detector.shifted()
+        return ""
+
+    def take_over(self, levels: dict[int, Level], noise: list[float], moved: float, *, exact: bool) -> None:
+        """Go on from another session's state; the first batches say how far it still holds."""
+        self.levels = levels
+        self.moved = moved
+        self.stale = KEPT_REASON if exact else CALIBRATED_REASON
+        self._calibrating = []
+        if noise:
+            self.detector.reseed(noise)
+
+    def _calibrate(self, residual: float) -> None:
+        """Take one batch's residual; after enough of them, scale the model to this engine."""
+        found = self._calibrating
+        assert found is not None
+        found.append(residual)
+        if len(found) < CALIBRATION_ROWS:
+            return
+        self._calibrating = None
+        middle = sorted(found)[len(found) // 2]
+        if self.stale == KEPT_REASON and abs(middle) <= HOLDS:
+            self.stale = ""
+            return
+        self.restart(
+            f"scaled by {math.exp(middle):.2f} to this engine; {RELEARN_ROWS} batches confirm it",
+            math.exp(middle),
+        )
+
+    def typical_factor(self) -> float:
+        """The present level of the bucket that was met last, as a factor on the regression's word."""
+        latest = max(self.levels.values(), key=lambda level: level.last, default=None)
+        return math.exp(latest.fast) if latest else 1.0
+
+    def restart(self, reason: str, factor: float = 1.0) -> None:
+        """The engine is another: relearn from what is known, scaled by `factor`."""
+        self.stale = reason
+        self._relearnt = 0
+        self.model.rescale(factor, KEEP)
+        for level in self.levels.values():
+            level.fast = level.anchor
+            level.learnt = 0
+        self.detector.shifted()
+        self._recent.clear()
+        self.drift = 0.0
+        self._quarantine.clear()
+        self._frozen = self._faster = 0
+        self._paging, self._paging_since = 0.0, None
+
+    def _relearn(self, what: str) -> str:
+        by = self._lately()
+        self.moved += by
+        reason = f"{_percent(by)} {what}: taken as the new normal"
+        self.restart(reason, math.exp(by))
+        return reason
+
+    def _lately(self) -> float:
+        """The median distance from the anchor lately."""
+        recent = sorted(self._recent)
+        return recent[len(recent) // 2] if recent else 0.0
+
+    def _weight(self, finding: Finding, x: float, level: Level) -> float:
+        """How much a batch counts: nothing in an episode or as a spike, a little in doubt, else fully.
+
+        A shift below what wakes people is followed slowly, so that a bias of the model goes away while an
+        anomaly of some dozens of batches does not.
+        """
+        detector = self.detector
+        if not detector.ready:
+            return 1.0 if abs(x) < 0.7 else DOUBT
+        if self.stale:
+            return 1.0 if abs(x) < 1.5 else DOUBT
+        if self._frozen or finding.rule:
+            return 0.0
+        if isinstance(self.model, MixedModel) and (level.rows < BUCKET_ROWS or not self.trusted):
+            return 1.0  # a prompt of a size not met before is no anomaly
+        if abs(x) > max(GATE, 6 * detector.spread):
+            return DOUBT
+        if level.learnt < MEET_ROWS or level.rows < YOUNG_BUCKET_ROWS:
+            return 1.0
+        if finding.flag or detector.sustained:
+            return DOUBT
+        return LESS if x > SLOW_SPREADS * detector.spread else 1.0
+
+    def _huber(self, size: float) -> float:
+        bound = 2.5 * max(0.01, self.detector.spread)
+        return 1.0 if size <= bound else bound / size
+
+    def _fit(self, features: Features, decode_ns: float, target_ns: float, weight: float) -> None:
+        noise = max(0.01, self.detector.spread)
+        model = self.model
+        if isinstance(model, MixedModel):
+            model.learn(features, decode_ns, target_ns, weight, noise)
+        else:
+            model.learn(features.size, features.context, target_ns, weight, noise)
+
+    def _use_trees(self, model: MixedModel) -> None:
+        """Trees were published: what was known of the residuals is about another model."""
+        self._forest = model.published
+        if model.published is not None:
+            self.detector.reseed(list(model.published.residuals))
+            for level in self.levels.values():
+                level.fast = level.anchor = 0.0
+                level.learnt = 0
+
+
+def _slack(level: Level) -> float:
+    """How far a bucket that was just met (anew) may lie off, beyond the noise."""
+    if level.learnt >= MEET_ROWS and level.rows >= BUCKET_ROWS:
+        return 0.0
+    slack = MEET_SLACK / (1 + level.learnt)
+    return slack if level.rows >= BUCKET_ROWS else slack + NEW_SLACK / (1 + level.rows)
+
+
+def _percent(log_ratio: float) -> str:
+    return f"{100 * (math.exp(log_ratio) - 1):+.0f} %"

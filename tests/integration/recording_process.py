@@ -1,0 +1,38 @@
+"""Records made-up frames at 15 a second until it is killed.
+
+`python -m tests.integration.recording_process FILE [SEGMENT_BYTES]` prints the number of the last batch of
+each frame, with CLOCK_MONOTONIC, when that frame has been handed to the recorder.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from prismtop.trace.recorder import Recorder, RecorderSettings
+from prismtop.trace.writer import Limits
+from tests.factories import MS, make_batch, make_frame
+
+BATCHES_PER_FRAME = 8
+
+
+def main() -> None:
+    limits = Limits(segment_bytes=int(sys.argv[2])) if len(sys.argv) > 2 else Limits()
+    recorder = Recorder(RecorderSettings(on_alert=False, limits=limits))
+    recorder.take(make_frame(0, time_ns=time.monotonic_ns()))
+    recorder.start(Path(sys.argv[1]))
+    seq = 0
+    while True:
+        now = time.monotonic_ns()
+        batches = tuple(
+            make_batch(seq + n, now - (BATCHES_PER_FRAME - n) * 8 * MS) for n in range(BATCHES_PER_FRAME)
+        )
+        seq += BATCHES_PER_FRAME
+        recorder.take(make_frame(0, time_ns=now, new_batches=batches))
+        print(seq - 1, time.monotonic_ns(), flush=True)
+        time.sleep(1 / 15)
+
+
+if __name__ == "__main__":
+    main()
