@@ -1,4 +1,4 @@
-"""Every scenario, as data: the paper's eight with the paper's methods, what incidents are made of, and controls."""
+"""Every scenario, as data: the paper's eight with its methods, what incidents are made of, and controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Did it slow the target down at all? Asked of the batches alone, at equal workload, without any model of ours.
+"""Did it slow the target down at all? Asked of the batches alone, at equal workload, without a model.
 
 A fault without an effect must not count as missed, and the detector under test must not be the judge of it.
 """
@@ -90,9 +90,7 @@ def _noise(quiet: Sequence[Batch], length_ns: int, usual: dict[Key, float]) -> f
     for batch in quiet:
         stretches.setdefault(batch.start_ns // max(1, length_ns), []).append(batch)
     figures = sorted(
-        abs(figure)
-        for some in stretches.values()
-        if (figure := excess_pct(some, usual)[0]) is not None
+        abs(figure) for some in stretches.values() if (figure := excess_pct(some, usual)[0]) is not None
     )
     return figures[int(0.9 * (len(figures) - 1))] if len(figures) >= _FEWEST else None
 

@@ -1,7 +1,7 @@
 """Runs one experiment: journal, act, wait, undo. Also a program that runs them one after the other.
 
-``python -m prismtop.anomaly.injector`` takes one JSON order a line and answers with JSON lines. A campaign uses
-it: everything that costs time (starting Python, compiling) happened before the first fault.
+``python -m prismtop.anomaly.injector`` takes one JSON order a line and answers with JSON lines. A campaign
+uses it: everything that costs time (starting Python, compiling) happened before the first fault.
 """
 
 from __future__ import annotations

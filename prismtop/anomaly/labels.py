@@ -98,11 +98,11 @@ def event(label: Label, base_ns: int = 0) -> dict[str, object]:
 
 
 def line(label: Label, clock: Clock | None = None) -> dict[str, object]:
-    """A JSON line of type `truth`; Unix microseconds with a clock, microseconds of CLOCK_MONOTONIC without."""
+    """A JSON line of type `ground_truth`; Unix microseconds with a clock, else CLOCK_MONOTONIC."""
     start_us = clock.wall_us(label.start_ns) if clock else label.start_ns / 1000
     return {
         "v": 1,
-        "type": "truth",
+        "type": "ground_truth",
         "id": label.scenario,
         "t_us": round(start_us, 3),
         "dur_us": round((label.end_ns - label.start_ns) / 1000, 3),

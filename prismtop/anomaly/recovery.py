@@ -98,9 +98,10 @@ def _stop(journal: Journal) -> Recovered:
 
 def _end_injector(journal: Journal) -> None:
     """An injector without its watchdog must not act any more."""
+    header = journal.header
+    if header is None or header.injector == os.getpid():
+        return
     if _signal(journal, signal.SIGKILL):
-        header = journal.header
-        assert header is not None
         _wait(lambda: not _is(header.injector, header.injector_start))
 
 

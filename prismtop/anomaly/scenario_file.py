@@ -1,15 +1,15 @@
 """Scenario files: several experiments in a row, as TOML.
 
-    seed = 7                 # of the order and of everything random
-    order = "random"         # or "given"
-    repetitions = 2          # of the whole list
-    gap_s = [8, 15]          # undisturbed seconds between two steps: a number, or from and to
+seed = 7                 # of the order and of everything random
+order = "random"         # or "given"
+repetitions = 2          # of the whole list
+gap_s = [8, 15]          # undisturbed seconds between two steps: a number, or from and to
 
-    [[step]]
-    scenario = "cgroup_cpu_throttling"
-    duration_s = 5
-    intensity = 0.7
-    ramp_s = 1
+[[step]]
+scenario = "cgroup_cpu_throttling"
+duration_s = 5
+intensity = 0.7
+ramp_s = 1
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def parse(text: str, name: str) -> ScenarioFile:
     try:
         data = loads(text)
     except (TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{name} is not valid TOML: {safe_text(str(error), 200)}.", fix="Correct that line.") from None
+        said = safe_text(str(error), 200)
+        raise UsageError(f"{name} is not valid TOML: {said}.", fix="Correct that line.") from None
     lines = Lines(text)
 
     def fail(path: Where, problem: str, expected: str) -> NoReturn:
@@ -129,7 +130,9 @@ def _number(table: Table, key: str, default: float, low: float, high: float) -> 
     value = table.data.get(key, default)
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
     if not fits:
-        table.fail(key, f"`{key}` is {safe_text(value, 40)}", f"a number from {low:g} to {high:g} was expected")
+        table.fail(
+            key, f"`{key}` is {safe_text(value, 40)}", f"a number from {low:g} to {high:g} was expected"
+        )
     return float(value)
 
 
@@ -138,5 +141,7 @@ def _gap(table: Table) -> tuple[float, float]:
     pair = value if isinstance(value, list) else [value, value]
     numbers = [n for n in pair if isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n <= 3600]
     if len(pair) != 2 or len(numbers) != 2 or numbers[0] > numbers[1]:
-        table.fail("gap_s", f"`gap_s` is {safe_text(value, 40)}", "seconds, or [from, to], up to 3600 were expected")
+        table.fail(
+            "gap_s", f"`gap_s` is {safe_text(value, 40)}", "seconds, or [from, to], up to 3600 were expected"
+        )
     return float(numbers[0]), float(numbers[1])

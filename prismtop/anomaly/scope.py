@@ -113,7 +113,8 @@ def check_scope(scenario: Scenario, request: Request) -> None:
     """
     if not 0 < request.duration_s <= MAX_DURATION_S:
         raise UsageError(
-            f"the duration must be above 0 and at most {MAX_DURATION_S:.0f} s.", fix="Give a shorter --duration."
+            f"the duration must be above 0 and at most {MAX_DURATION_S:.0f} s.",
+            fix="Shorten --duration.",
         )
     if not 0 <= request.intensity <= 1:
         raise UsageError("the intensity must be from 0 to 1.")

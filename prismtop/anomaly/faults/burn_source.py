@@ -13,7 +13,7 @@ SOURCE = r"""
 #include <sys/prctl.h>
 #include <time.h>
 
-/* 16 floats are one AVX-512 register; a compiler without it splits them. 12 chains hide the latency of an FMA. */
+/* 16 floats are one AVX-512 register; a compiler without it splits them. 12 chains hide an FMA's latency. */
 typedef float floats __attribute__((vector_size(64)));
 typedef double doubles __attribute__((vector_size(64)));
 #define CHAINS 12

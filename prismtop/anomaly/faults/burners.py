@@ -78,8 +78,8 @@ def compute_steps(request: Request) -> tuple[str, ...]:
     """FMA and square roots on every CPU of the target."""
     cpus = ", ".join(map(str, target_cpus(request)))
     return (
-        f"start {2 * len(target_cpus(request))} processes (FMA and square roots, {means()}) pinned to CPU {cpus}, "
-        f"each busy {100 * request.intensity:.0f} % of the time",
+        f"start {2 * len(target_cpus(request))} processes (FMA and square roots, {means()}) "
+        f"pinned to CPU {cpus}, each busy {100 * request.intensity:.0f} % of the time",
     )
 
 

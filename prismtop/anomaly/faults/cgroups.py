@@ -1,4 +1,4 @@
-"""Groups of our own for a process that runs: CPU quota and freezer, in cgroup v1, v2 and machines with both."""
+"""Groups of our own for a process that runs: CPU quota and freezer, in cgroup v1 and v2."""
 
 from __future__ import annotations
 

@@ -78,13 +78,21 @@ class Cuda:
     def to_device(self, pointer: int, host: int, size: int, stream: Any) -> None:
         """Copy host to device, asynchronously."""
         self._call(
-            "cuMemcpyHtoDAsync_v2", ctypes.c_uint64(pointer), ctypes.c_void_p(host), ctypes.c_size_t(size), stream
+            "cuMemcpyHtoDAsync_v2",
+            ctypes.c_uint64(pointer),
+            ctypes.c_void_p(host),
+            ctypes.c_size_t(size),
+            stream,
         )
 
     def to_host(self, host: int, pointer: int, size: int, stream: Any) -> None:
         """Copy device to host, asynchronously."""
         self._call(
-            "cuMemcpyDtoHAsync_v2", ctypes.c_void_p(host), ctypes.c_uint64(pointer), ctypes.c_size_t(size), stream
+            "cuMemcpyDtoHAsync_v2",
+            ctypes.c_void_p(host),
+            ctypes.c_uint64(pointer),
+            ctypes.c_size_t(size),
+            stream,
         )
 
     def other_context(self, device: int) -> Any:

@@ -49,7 +49,9 @@ def check(pid: int | None) -> Availability:
     free = shutil.disk_usage(where).free >> 20
     if free < _SPARE * SIZE_MB:
         return Availability(
-            False, f"{where} has {free} MB free, {_SPARE * SIZE_MB} are wanted", "Set TMPDIR to a larger disk."
+            False,
+            f"{where} has {free} MB free, {_SPARE * SIZE_MB} are wanted",
+            "Set TMPDIR.",
         )
     return AVAILABLE
 
@@ -57,7 +59,8 @@ def check(pid: int | None) -> Availability:
 def steps(request: Request) -> tuple[str, ...]:
     """One file, rewritten."""
     return (
-        f"write, fsync and read again a file of {SIZE_MB} MB in {request.work_dir or 'a temporary directory'}, "
+        f"write, fsync and read again a file of {SIZE_MB} MB in "
+        f"{request.work_dir or 'a temporary directory'}, "
         f"busy {100 * request.intensity:.0f} % of the time",
     )
 

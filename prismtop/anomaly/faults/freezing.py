@@ -40,8 +40,8 @@ def steps_signals(request: Request) -> tuple[str, ...]:
     return (
         f"SIGSTOP to {request.pid}, SIGCONT after {1000 * PERIOD_S * request.intensity:.0f} ms on average, "
         f"every {1000 * PERIOD_S:.0f} ms",
-        f"raise the injector's own priority to nice {_NICE} where that is permitted: a starved injector would "
-        "freeze for too long",
+        f"raise the injector's own priority to nice {_NICE} where that is permitted: "
+        "a starved injector would freeze for too long",
     )
 
 
@@ -51,7 +51,8 @@ def steps_cgroup(request: Request) -> tuple[str, ...]:
     place = where.directory(request) if where else "a cgroup"
     return (
         f"make {place} and move process {request.pid} there",
-        f"freeze it for {1000 * PERIOD_S * request.intensity:.0f} ms on average, every {1000 * PERIOD_S:.0f} ms",
+        f"freeze it for {1000 * PERIOD_S * request.intensity:.0f} ms on average, "
+        f"every {1000 * PERIOD_S:.0f} ms",
     )
 
 

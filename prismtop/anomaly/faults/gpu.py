@@ -108,8 +108,8 @@ def load(kind: str) -> Inject:
 def clock_steps(request: Request) -> tuple[str, ...]:
     """What the jumping clock writes."""
     return (
-        f"NVML SetGpuLockedClocks between the lowest and {100 * (1 - request.intensity):.0f} % of the highest SM "
-        f"clock, another value every {1000 * _DWELL_S:.0f} ms; it needs root and outlives a process, so the "
+        f"NVML SetGpuLockedClocks between the lowest and {100 * (1 - request.intensity):.0f} % of the "
+        f"highest SM clock, another value every {1000 * _DWELL_S:.0f} ms; it outlives a process, so the "
         "journal holds the reset",
     )
 
@@ -120,7 +120,8 @@ def clocks(request: Request, guard: Guard) -> Iterator[float]:
     _alone(request, uuid)
     if nvml.limited_by_others(uuid):
         raise UnavailableError(
-            f"the clocks of {uuid} are set by somebody already.", fix="`nvidia-smi -rgc; nvidia-smi -rac` by its owner."
+            f"the clocks of {uuid} are set by somebody already.",
+            fix="Its owner resets them: `nvidia-smi -rac`.",
         )
     low, high = nvml.clock_range(uuid)
     rng = random.Random(request.seed)

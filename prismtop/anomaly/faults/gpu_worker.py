@@ -1,4 +1,4 @@
-"""``python -m prismtop.anomaly.faults.gpu_worker KIND UUID SECONDS INTENSITY RAMP SEED``: one load on a GPU."""
+"""``python -m prismtop.anomaly.faults.gpu_worker KIND UUID SECONDS INTENSITY RAMP SEED``: a GPU load."""
 
 from __future__ import annotations
 

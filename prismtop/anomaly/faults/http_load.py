@@ -1,7 +1,7 @@
-"""``python -m prismtop.anomaly.faults.http_load URL RATE PROMPT OUTPUT SECONDS SEED RAMP``: requests, open loop.
+"""``python -m prismtop.anomaly.faults.http_load URL RATE PROMPT OUTPUT SECONDS SEED RAMP``: requests.
 
-Speaks to the demo engine (`/generate`) and to servers with OpenAI's `/v1/completions`. At most 64 requests
-are in flight; what is due beyond that is not sent.
+Open loop. Speaks to the demo engine (`/generate`) and to servers with OpenAI's `/v1/completions`. At most
+64 requests are in flight; what is due beyond that is not sent.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ def main(argv: Sequence[str]) -> int:
     while (now := time.monotonic() - start) < seconds:
         level = min(1.0, now / ramp) if ramp > 0 else 1.0
         if room.acquire(blocking=False):
-            lengths = (max(1, round(prompt * rng.uniform(0.7, 1.3))), max(1, round(output * rng.uniform(0.5, 1.5))))
+            lengths = (
+                max(1, round(prompt * rng.uniform(0.7, 1.3))),
+                max(1, round(output * rng.uniform(0.5, 1.5))),
+            )
             threading.Thread(target=one, args=lengths, daemon=True).start()
         time.sleep(min(rng.expovariate(max(0.1, rate * level)), max(0.0, seconds - now)))
     return 0 if answered.wait(_TIMEOUT_S) else 1

@@ -45,14 +45,15 @@ def namespace(pid: int) -> str:
 
 def rate_kbit(level: float) -> int:
     """From 100 Mbit/s at 0 to 250 kbit/s at 1, evenly in powers."""
-    return round(_FASTEST_KBIT * (_SLOWEST_KBIT / _FASTEST_KBIT) ** min(1.0, max(0.0, level)))
+    share = min(1.0, max(0.0, level))
+    return round(_FASTEST_KBIT * float((_SLOWEST_KBIT / _FASTEST_KBIT) ** share))
 
 
 def steps(request: Request) -> tuple[str, ...]:
     """The command that is run."""
     return (
-        f"in the network namespace of {request.pid}: tc qdisc add dev {_device(request.pid) or 'DEV'} root tbf "
-        f"rate {rate_kbit(request.intensity)}kbit",
+        f"in the network namespace of {request.pid}: tc qdisc add dev {_device(request.pid) or 'DEV'} root "
+        f"tbf rate {rate_kbit(request.intensity)}kbit",
     )
 
 
@@ -79,7 +80,19 @@ def inject(request: Request, guard: Guard) -> Iterator[float]:
         now = rate_kbit(request.level(elapsed))
         if now != rate:
             rate = now
-            _tc(request.pid, "change", "dev", device, "root", "handle", _HANDLE, "tbf", "rate", f"{rate}kbit", *limits)
+            _tc(
+                request.pid,
+                "change",
+                "dev",
+                device,
+                "root",
+                "handle",
+                _HANDLE,
+                "tbf",
+                "rate",
+                f"{rate}kbit",
+                *limits,
+            )
 
 
 def _device(pid: int) -> str:

@@ -1,4 +1,4 @@
-"""Clock locks and devices through NVML. A lock outlives the process that set it: it is always in the journal."""
+"""Clock locks and devices through NVML. A lock outlives the process that set it."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def check(pid: int | None) -> Availability:
 def steps(request: Request) -> tuple[str, ...]:
     """What is paged out."""
     return (
-        f"process_madvise(MADV_PAGEOUT) on {100 * request.intensity:.0f} % of the anonymous mappings of at least "
-        f"1 MB of process {request.pid}, every {1000 * _PERIOD_S:.0f} ms",
+        f"process_madvise(MADV_PAGEOUT) on {100 * request.intensity:.0f} % of the anonymous mappings of "
+        f"at least 1 MB of process {request.pid}, every {1000 * _PERIOD_S:.0f} ms",
     )
 
 
@@ -114,7 +114,7 @@ def page_out(pidfd: int, pid: int, share: float) -> int:
                     fix="Run it as root (CAP_SYS_NICE and ptrace access).",
                 )
             if number == errno.ENOSYS:
-                raise UnavailableError("this kernel has no process_madvise.", fix="Linux 5.10 or later has it.")
+                raise UnavailableError("this kernel has no process_madvise.", fix="Linux 5.10 has it.")
             if number not in (errno.ENOMEM, errno.EINVAL, errno.ESRCH):  # a mapping went away meanwhile
                 raise OSError(number, os.strerror(number))
         total += max(0, done)

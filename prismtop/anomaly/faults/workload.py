@@ -1,4 +1,4 @@
-"""Workload shifts through the engine's own HTTP front: no faults, but what a detector must not mistake for one."""
+"""Workload shifts through the engine's own HTTP front: no faults, and not to be mistaken for one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def endpoint(request: Request) -> str:
     ports = listening_ports(request.pid)
     if not ports:
         raise UnavailableError(
-            f"process {request.pid} listens on no port.", fix="Name its front with --url http://127.0.0.1:PORT."
+            f"process {request.pid} listens on no port.",
+            fix="Name its front with --url http://127.0.0.1:PORT.",
         )
     return f"http://127.0.0.1:{ports[0]}"
 
@@ -45,7 +46,9 @@ def flood_steps(request: Request) -> tuple[str, ...]:
 def long_steps(request: Request) -> tuple[str, ...]:
     """Longer prompts."""
     length = round(LONG_TOKENS * request.intensity)
-    return (f"send {LONG_RATE:.0f} requests a second with prompts of about {length} tokens to {_shown(request)}",)
+    return (
+        f"send {LONG_RATE:.0f} requests a second with prompts of about {length} tokens to {_shown(request)}",
+    )
 
 
 def flood(request: Request, guard: Guard) -> Iterator[float]:
