@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -96,15 +96,16 @@ class Guard:
 
     def spawn(
         self,
-        argv: Sequence[str],
+        program: Sequence[str] | Callable[[], int],
         *,
         env: Mapping[str, str] | None = None,
         nice: int = 0,
         cpus: Sequence[int] = (),
     ) -> int:
-        """Start a program in a session of its own that dies with this process; its pid.
+        """Start a program, or a function in a fork, in a session of its own that dies with this process.
 
-        The child waits until its group is in the journal. When this process ends first, it ends unborn.
+        Returns its pid. The child waits until its group is in the journal, and ends unborn when this
+        process ends first.
         """
         self.check()
         variables = {**(os.environ if env is None else env), VARIABLE: self.header.experiment}
@@ -124,7 +125,9 @@ class Guard:
                     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                         signal.signal(number, signal.SIG_DFL)
                     if os.read(gate, 1) == b"g":
-                        os.execve(argv[0], list(argv), variables)
+                        if callable(program):
+                            os._exit(program())
+                        os.execve(program[0], list(program), variables)
             finally:
                 os._exit(127)
         os.close(gate)
@@ -132,7 +135,7 @@ class Guard:
             self._children.append(pid)
             stat = read_stat(pid)
             if stat is None:
-                raise UnavailableError(f"{Path(argv[0]).name} could not be started.")
+                raise UnavailableError("a process could not be started.")
             self.record("processes", pgid=pid, start=stat.start_time)
             os.write(opener, b"g")
         finally:
@@ -240,12 +243,12 @@ def _watch(header: Header, path: Path, life: int, said: int, deadline: float) ->
         try:
             create(path, header)
         except FileExistsError:
-            os.write(said, b"exists\n")
+            _tell(said, "exists")
             os._exit(1)
         except OSError as error:
-            os.write(said, f"{error.strerror or error}\n".encode())
+            _tell(said, str(error.strerror or error))
             os._exit(1)
-        os.write(said, b"ready\n")
+        _tell(said, "ready")
         if not select.select([life], [], [], max(0.0, deadline - time.monotonic()))[0]:
             try:
                 signal.pidfd_send_signal(injector, signal.SIGKILL)
@@ -253,9 +256,17 @@ def _watch(header: Header, path: Path, life: int, said: int, deadline: float) ->
                 pass
         made = _undo_journal(path, time.monotonic_ns())
         told = {"ok": made.ok, "undone": made.undone, "failed": made.failed, "ns": made.duration_ns}
-        os.write(said, json.dumps(told).encode() + b"\n")
+        _tell(said, json.dumps(told))
     finally:
         os._exit(0)
+
+
+def _tell(said: int, text: str) -> None:
+    """A line to the injector, which may be dead: that must not keep anything from being undone."""
+    try:
+        os.write(said, text.encode() + b"\n")
+    except OSError:
+        pass
 
 
 def _hard_to_starve() -> None:

@@ -184,11 +184,11 @@ def table(result: Result, left_out: Sequence[tuple[str, str]]) -> list[str]:
     figures = result.score
     made += [
         "",
-        f"recall {_percent(figures.recall)} ({figures.hits} of {figures.counted} faults with an effect of 10 % "
-        f"or more; {figures.faults} injected)",
+        f"recall {_percent(figures.recall)} ({figures.hits} of {figures.counted} faults with an effect of 10 "
+        f"% or more; {figures.faults} injected)",
         f"false alarms {figures.false_alarms} in {figures.quiet_s:.0f} s outside of episodes "
-        f"({_number(figures.false_per_h, 1)} an hour); {figures.control_alerts} in {figures.controls} workload "
-        "controls",
+        f"({_number(figures.false_per_h, 1)} an hour); {figures.control_alerts} in {figures.controls} "
+        "workload controls",
         f"delay, median: {_number(figures.delay_batches, 1)} batches, {_number(figures.delay_ms, 0)} ms",
         f"cause: top-1 {_percent(figures.cause_top1)}, top-3 {_percent(figures.cause_top3)} of the hits",
         f"rolled back: {figures.rollbacks_ok} of {len(result.episodes)}",

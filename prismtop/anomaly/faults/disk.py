@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
+import time
 from collections.abc import Iterator
 
 from prismtop.anomaly.guard import Guard
@@ -14,31 +14,6 @@ from prismtop.errors import UnavailableError
 SIZE_MB = 512
 _SPARE = 4
 """The disk keeps at least this many times the file's size free."""
-_WRITER = """
-import ctypes, os, signal, sys, time
-ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
-path, seconds, size, share, ramp = sys.argv[1], *map(float, sys.argv[2:6])
-block = os.urandom(1 << 20)
-start = time.monotonic()
-fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-while time.monotonic() < start + seconds:
-    os.lseek(fd, 0, os.SEEK_SET)
-    for n in range(int(size)):
-        t = time.monotonic()
-        if t >= start + seconds:
-            break
-        os.write(fd, block)
-        if n % 16 == 15:
-            os.fsync(fd)
-        level = share * min(1.0, (t - start) / ramp) if ramp > 0 else share
-        worked = time.monotonic() - t
-        if level < 0.999:
-            time.sleep(min(0.5, worked * (1 - level) / max(level, 0.01)))
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.lseek(fd, 0, os.SEEK_SET)
-    while time.monotonic() < start + seconds and os.read(fd, 1 << 20):
-        pass
-"""
 
 
 def check(pid: int | None) -> Availability:
@@ -68,10 +43,33 @@ def steps(request: Request) -> tuple[str, ...]:
 def inject(request: Request, guard: Guard) -> Iterator[float]:
     """Write, sync, drop from the cache, read."""
     path = os.path.join(request.work_dir, "prismtop-pressure")
-    numbers = (request.duration_s + 1.0, SIZE_MB, request.intensity, request.ramp_s)
-    pid = guard.spawn([sys.executable, "-c", _WRITER, path, *map(str, numbers)])
+    pid = guard.spawn(lambda: press(path, request, SIZE_MB))
     while True:
         status = guard.ended(pid)
         if status is not None:
             raise UnavailableError(f"the writer ended early with status {status}.")
         yield 0.1
+
+
+def press(path: str, request: Request, size_mb: int) -> int:
+    """Write, sync and read a file until a second after the planned end; 0."""
+    block, start = os.urandom(1 << 20), time.monotonic()
+    end = start + request.duration_s + 1.0
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    while time.monotonic() < end:
+        os.lseek(fd, 0, os.SEEK_SET)
+        for number in range(size_mb):
+            began = time.monotonic()
+            if began >= end:
+                break
+            os.write(fd, block)
+            if number % 16 == 15:
+                os.fsync(fd)
+            level = min(1.0, request.level(began - start))
+            if level < 0.999:
+                time.sleep(min(0.5, (time.monotonic() - began) * (1 - level) / max(level, 0.01)))
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.lseek(fd, 0, os.SEEK_SET)
+        while time.monotonic() < end and os.read(fd, 1 << 20):
+            pass
+    return 0

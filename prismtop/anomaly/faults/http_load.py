@@ -1,6 +1,6 @@
-"""``python -m prismtop.anomaly.faults.http_load URL RATE PROMPT OUTPUT SECONDS SEED RAMP``: requests.
+"""Requests to an engine's HTTP front, open loop: sent when they are due, answered or not.
 
-Open loop. Speaks to the demo engine (`/generate`) and to servers with OpenAI's `/v1/completions`. At most
+Speaks to the demo engine (`/generate`) and to servers with OpenAI's `/v1/completions`. At most
 64 requests are in flight; what is due beyond that is not sent.
 """
 
@@ -9,14 +9,26 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 MAX_IN_FLIGHT = 64
 _TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What to send: requests a second, mean lengths in tokens, for how many seconds."""
+
+    url: str
+    rate: float
+    prompt: int
+    output: int
+    seconds: float
+    seed: int
+    ramp_s: float
 
 
 def body_for(path: str, model: str, prompt: int, output: int) -> bytes:
@@ -47,16 +59,15 @@ def dialect(host: str, port: int) -> tuple[str, str]:
     return "/generate", ""
 
 
-def main(argv: Sequence[str]) -> int:
+def send(load: Load) -> int:
     """Send until the time is over; 1 when no request was answered."""
-    parts = urlsplit(argv[0])
-    rate, prompt, output, seconds, seed, ramp = map(float, argv[1:7])
+    parts = urlsplit(load.url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 80
     try:
         path, model = dialect(host, port)
     except OSError:
         return 1
-    rng = random.Random(int(seed))
+    rng = random.Random(load.seed)
     room = threading.Semaphore(MAX_IN_FLIGHT)
     answered = threading.Event()
 
@@ -77,17 +88,13 @@ def main(argv: Sequence[str]) -> int:
             room.release()
 
     start = time.monotonic()
-    while (now := time.monotonic() - start) < seconds:
-        level = min(1.0, now / ramp) if ramp > 0 else 1.0
+    while (now := time.monotonic() - start) < load.seconds:
+        level = min(1.0, now / load.ramp_s) if load.ramp_s > 0 else 1.0
         if room.acquire(blocking=False):
             lengths = (
-                max(1, round(prompt * rng.uniform(0.7, 1.3))),
-                max(1, round(output * rng.uniform(0.5, 1.5))),
+                max(1, round(load.prompt * rng.uniform(0.7, 1.3))),
+                max(1, round(load.output * rng.uniform(0.5, 1.5))),
             )
             threading.Thread(target=one, args=lengths, daemon=True).start()
-        time.sleep(min(rng.expovariate(max(0.1, rate * level)), max(0.0, seconds - now)))
+        time.sleep(min(rng.expovariate(max(0.1, load.rate * level)), max(0.0, load.seconds - now)))
     return 0 if answered.wait(_TIMEOUT_S) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 from prismtop.anomaly.guard import Guard
@@ -61,6 +60,11 @@ def long_prompts(request: Request, guard: Guard) -> Iterator[float]:
     yield from _send(request, guard, LONG_RATE, max(8, round(LONG_TOKENS * request.intensity)), 16)
 
 
+def prepare(request: Request) -> None:
+    """Load the HTTP client before the requests begin."""
+    import prismtop.anomaly.faults.http_load  # noqa: F401
+
+
 def _shown(request: Request) -> str:
     try:
         return endpoint(request)
@@ -69,9 +73,11 @@ def _shown(request: Request) -> str:
 
 
 def _send(request: Request, guard: Guard, rate: float, prompt: int, output: int) -> Iterator[float]:
-    numbers = (rate, prompt, output, request.duration_s, request.seed, request.ramp_s)
-    module = "prismtop.anomaly.faults.http_load"
-    pid = guard.spawn([sys.executable, "-m", module, endpoint(request), *map(str, numbers)])
+    from prismtop.anomaly.faults.http_load import Load, send
+
+    load = Load(endpoint(request), rate, prompt, output, request.duration_s, request.seed, request.ramp_s)
+    # A fork: starting Python afresh would disturb the engine more than the requests do.
+    pid = guard.spawn(lambda: send(load))
     while True:
         status = guard.ended(pid)
         if status:
