@@ -155,6 +155,8 @@ def _directory(act: Act) -> str:
     if path.is_symlink():
         raise ValueError(f"{path} is a link")
     if path.is_dir():
+        if path.stat().st_uid != os.getuid():
+            raise ValueError(f"{path} belongs to another user")
         shutil.rmtree(path)
     return f"{path} removed"
 

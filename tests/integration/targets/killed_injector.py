@@ -81,6 +81,7 @@ def once(directory, rng, with_cgroup):
     injector = os.fork()
     if injector == 0:
         try:
+            prefer(0)
             inject(victim, start, directory, with_cgroup)
         finally:
             os._exit(1)
@@ -124,7 +125,16 @@ def once(directory, rng, with_cgroup):
     return {"left": found, "ms": 1000 * (last - killed), "journal_lines": reached}
 
 
+def prefer(nice):
+    """So that on a busy machine the watchdog is measured, and not how late the measurer came."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    except OSError:
+        pass
+
+
 def main():
+    prefer(-15)
     directory, count, rng = Path(sys.argv[1]), int(sys.argv[2]), random.Random(int(sys.argv[3]))
     with_cgroup = cgroups.check_cpu(None).ok
     for _ in range(count):
