@@ -158,7 +158,7 @@ class Session:
             warnings=tick.warnings + judged.warnings,
             target_states=dict(tick.target_states),
             alerts=tuple(self._alerts.values()),
-            changed_alerts=judged.changed,
+            changed_alerts=tuple(self._alerts[alert.id] for alert in judged.changed),
             model=judged.model,
             slo=judged.slo,
             counters=self._counter_history.latest,

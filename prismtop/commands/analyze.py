@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prismtop.commands.context import Context
-from prismtop.commands.replay import judge_for, open_trace
+from prismtop.commands.replay import diagnoser_for, judge_for, open_trace
 from prismtop.errors import EXIT_FINDING, EXIT_OK, UsageError
 from prismtop.export import jsonl
 from prismtop.safe_text import safe_text
@@ -52,12 +53,16 @@ def analyse(context: Context, trace: Trace) -> tuple[Summary, str]:
     from prismtop.sources.replay import ReplaySource
     from prismtop.trace.summary import summarise
 
-    judge = judge_for(trace, context.settings)
+    judge = judge_for(trace, context.settings, inline=True)
     source = ReplaySource(trace, speed=math.inf, as_recorded=True)
-    session = Session(source, history=16, figures=False, judge=judge)
+    session = Session(source, history=16, figures=False, judge=judge, diagnoser=diagnoser_for(trace))
     try:
         with context.signals.deferred():
             summary = summarise(_frames(context, session, source), trace.start_ns, trace.end_ns)
+        finish = getattr(judge, "finish", None)
+        for alert in finish() if finish else ():  # the trace ends, and with it what is still open
+            known = summary.alerts.get(alert.id)
+            summary.alerts[alert.id] = replace(alert, causes=alert.causes or known.causes) if known else alert
     finally:
         notes = session.close()
     for note in notes:

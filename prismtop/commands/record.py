@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -64,7 +64,8 @@ def run(context: Context, pids: Sequence[int], options: RecordOptions) -> int:
         check_free(Path(options.output).expanduser())
     profiles = profiles_in_use()
     group = only_group(context, pids, profiles)
-    recorder = Recorder(RecorderSettings.of(context.settings))
+    # It begins with the session, so that no past needs to be remembered, and no alert has to begin another.
+    recorder = Recorder(replace(RecorderSettings.of(context.settings), past_s=0.0, on_alert=False))
     session = open_session(context, group, profiles, figures=False, counters=True, recorder=recorder)
     with closing_session(context, session):
         first = session.tick()

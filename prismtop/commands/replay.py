@@ -16,7 +16,7 @@ from prismtop.safe_text import safe_text
 
 if TYPE_CHECKING:
     from prismtop.model import Alert, Judgement
-    from prismtop.session import Judge, Session
+    from prismtop.session import Diagnoser, Judge, Session
     from prismtop.settings import Settings
     from prismtop.sources.replay import ReplaySource
     from prismtop.sources.tick import SourceTick
@@ -113,14 +113,28 @@ def open_trace(context: Context, paths: Sequence[str]) -> Trace:
     return trace
 
 
-def judge_for(trace: Trace, settings: Settings) -> Judge:
-    """What was recorded when anything was judged then, else a model that learns from this trace alone."""
+def judge_for(trace: Trace, settings: Settings, *, inline: bool) -> Judge:
+    """What was recorded when anything was judged then, else a fresh model.
+
+    Nothing that is learnt from a trace is kept: it would pass for what was learnt from the live engine.
+
+    Args:
+        inline: the model refits in the calling thread, so that the same trace always gives the same result.
+    """
     if trace.judged:
         return RecordedJudge()
     from prismtop.latency.judge import LatencyJudge
 
-    # Refits wait for each other here: a trace is read faster than a thread beside it could learn.
-    return LatencyJudge(settings, trace.group, inline=True)
+    return LatencyJudge(settings, trace.group, inline=inline)
+
+
+def diagnoser_for(trace: Trace) -> Diagnoser | None:
+    """What finds causes; None when they were looked for when the trace was recorded."""
+    if trace.judged:
+        return None
+    from prismtop.diagnosis.live import LiveDiagnoser
+
+    return LiveDiagnoser()
 
 
 def anomaly_times(trace: Trace, settings: Settings) -> list[int]:
@@ -134,7 +148,7 @@ def anomaly_times(trace: Trace, settings: Settings) -> list[int]:
 
 def judged_alerts(trace: Trace, settings: Settings) -> list[Alert]:
     """Alerts that the model opens when it sees the whole trace."""
-    judge = judge_for(trace, settings)
+    judge = judge_for(trace, settings, inline=True)
     from prismtop.session import Session
     from prismtop.sources.replay import ReplaySource
 
@@ -171,7 +185,8 @@ def _session(context: Context, trace: Trace, source: ReplaySource, *, figures: b
         history=settings.history,
         window_s=settings.window_s,
         figures=figures,
-        judge=judge_for(trace, settings),
+        judge=judge_for(trace, settings, inline=not figures),
+        diagnoser=diagnoser_for(trace),
         replay=source.controls,
     )
 

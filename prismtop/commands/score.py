@@ -16,9 +16,6 @@ from prismtop.safe_text import safe_text
 if TYPE_CHECKING:
     from prismtop.latency.score import Score, Truth
 
-_EFFECTS = {"yes": True, "no": False}
-"""What the effect check of an injected fault said; anything else is not known."""
-
 
 @dataclass(frozen=True)
 class Labelled:
@@ -99,7 +96,7 @@ def _read_trace(path: Path) -> Labelled:
 
     trace = load([path])
     truths = [
-        Truth(truth.start_ns, truth.end_ns, truth.id, _EFFECTS.get(truth.effect))
+        Truth(truth.start_ns, truth.end_ns, truth.id, truth.effect)
         for truth in trace.ground_truth()
     ]
     notes = tuple(safe_text(note, 300) for note in trace.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from prismtop.counters.device import Absent, Where
+from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.drm import Card, ProcessShares, cards
 from prismtop.counters.files import entries, read_int, read_text
 from prismtop.counters.sheet import Reader, Sheet
@@ -13,6 +13,34 @@ from prismtop.counters.sheet import Reader, Sheet
 _GT_S = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5, 64.0: 6}
 """PCIe generation by transfer rate."""
 _BLOCKS = "the driver's pcie_bw measures for a second inside the read; needs amdsmi"
+
+
+_MISSING = missing(
+    (
+        "gpu_busy_ratio",
+        "gpu_memory_busy_ratio",
+        "gpu_memory_used_bytes",
+        "gpu_memory_total_bytes",
+        "gpu_temperature_celsius",
+        "gpu_memory_temperature_celsius",
+        "gpu_power_watts",
+        "gpu_power_limit_watts",
+        "gpu_sm_clock_mhz",
+        "gpu_sm_clock_max_mhz",
+        "gpu_memory_clock_mhz",
+        "gpu_clock_limits_bitmask",
+        "gpu_fan_ratio",
+        "gpu_ecc_corrected_total",
+        "gpu_ecc_uncorrected_total",
+        "gpu_pcie_replays_total",
+        "gpu_pcie_generation_count",
+        "gpu_pcie_width_count",
+        "gpu_pcie_receive_bytes_per_s",
+        "gpu_pcie_transmit_bytes_per_s",
+        "gpu_nvlink_receive_bytes_per_s",
+        "gpu_nvlink_transmit_bytes_per_s",
+    )
+)
 
 
 def open_reader(where: Where) -> Reader | Absent:
@@ -101,7 +129,8 @@ class AmdReader:
                 sheet.value(name, device, counts[kind], source="sysfs")
             else:
                 sheet.gap(name, device, "this GPU has no ras/umc_err_count", source="sysfs")
-        sheet.gap("gpu_xid_errors_total", device, "XID errors are NVIDIA's", source="sysfs")
+        for name in _MISSING:
+            sheet.gap(name, device, "AMD's driver has no such counter", source="sysfs")
 
 
 def _hwmon(path: str) -> str:

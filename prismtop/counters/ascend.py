@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, field
 
-from prismtop.counters.device import Absent, Where
+from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.files import entries
 from prismtop.counters.sheet import Reader, Sheet
 
@@ -15,12 +15,16 @@ _PROGRAM = "npu-smi"
 _TIMEOUT_S = 10.0
 _MB = 1 << 20
 _NONE = "npu-smi info does not show it"
-_MISSING = (
-    "gpu_sm_clock_mhz",
-    "gpu_clock_limits_bitmask",
-    "gpu_pcie_receive_bytes_per_s",
-    "gpu_nvlink_receive_bytes_per_s",
-    "gpu_process_busy_ratio",
+_MISSING = missing(
+    (
+        "gpu_busy_ratio",
+        "gpu_memory_used_bytes",
+        "gpu_memory_total_bytes",
+        "gpu_power_watts",
+        "gpu_temperature_celsius",
+        "gpu_others_count",
+        "gpu_others_memory_bytes",
+    )
 )
 _FIRST = re.compile(r"\|\s*(\d+)\s+\S+\s*\|\s*(\S+)\s*\|\s*([\d.]+|-|NA)\s+([\d.]+|-|NA)\s")
 _SECOND = re.compile(

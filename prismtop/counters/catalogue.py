@@ -257,6 +257,10 @@ CATALOGUE: Mapping[str, Spec] = dict(
             gpu_process_busy_ratio="share of time that a kernel of this process ran",
         ),
         *_family(
+            "gpu.process", "nvml", FAST_S, _DEVICE,
+            gpu_others_busy_ratio="share of time that kernels of processes that are not of this engine ran",
+        ),
+        *_family(
             "gpu.process", "nvml", SLOW_S, _PID,
             gpu_process_memory_bytes="device memory held by this process",
         ),

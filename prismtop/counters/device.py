@@ -13,9 +13,10 @@ raise is shown as a reader's failure. What a device does not have is a `sheet.ga
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from prismtop.counters.catalogue import CATALOGUE
 from prismtop.counters.sheet import Reader
 from prismtop.model import Target
 
@@ -71,6 +72,18 @@ def open_vendors(where: Where, vendors: Sequence[str] = VENDORS) -> tuple[list[R
         else:
             readers.append(found)
     return readers, absent
+
+
+def missing(read: Iterable[str]) -> tuple[str, ...]:
+    """The counters of a whole device that are not among those that a vendor's module reads: each needs a gap,
+    with the reason, so that nothing is missing in silence.
+    """
+    known = set(read)
+    return tuple(
+        name
+        for name, spec in CATALOGUE.items()
+        if spec.signal.startswith("gpu.") and spec.labels == ("device",) and name not in known
+    )
 
 
 def why_no_device(absent: Sequence[Absent]) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prismtop.counters.device import Absent, Where
+from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.files import entries, read_bytes, read_text
 from prismtop.counters.sheet import Reader, Sheet
 from prismtop.safe_text import safe_text
@@ -31,6 +31,7 @@ _SCREENS = (
     "udl",
 )
 """Drivers that only draw."""
+_MISSING = missing(())
 _KIB = {b"": 1, b"KiB": 1 << 10, b"MiB": 1 << 20, b"GiB": 1 << 30}
 
 
@@ -87,7 +88,8 @@ class DrmReader:
         """One round."""
         for card in self._cards:
             reason = f"the driver {safe_text(card.driver, 24)} tells the use by process only"
-            sheet.gap("gpu_busy_ratio", card.device, reason, source="fdinfo")
+            for name in _MISSING:
+                sheet.gap(name, card.device, reason, source="fdinfo")
         self._shares.read(sheet, slow=slow)
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ class HostReader:
     def __init__(
         self, proc: str = "/proc", sys: str = "/sys", cores_in_use: Callable[[], Iterable[int]] = tuple
     ) -> None:
-        self._stat = KeptFile(f"{proc}/stat")
+        self._stat = KeptFile(f"{proc}/stat", single=False)
         self._meminfo = KeptFile(f"{proc}/meminfo")
         self._vmstat = KeptFile(f"{proc}/vmstat", single=False)
         self._cpuinfo = f"{proc}/cpuinfo"
@@ -56,7 +56,7 @@ class HostReader:
         except OSError as error:
             sheet.gap("host_cpu_busy_ratio", "host", f"/proc/stat: {error.strerror}")
             return
-        cores = sum(line.startswith(b"cpu") for line in lines[: len(lines)]) - 1
+        cores = sum(line.startswith(b"cpu") for line in lines) - 1
         single = slow or cores <= CORES_OFTEN
         for line in lines:
             if line.startswith(b"cpu"):

@@ -6,7 +6,7 @@ import glob
 from collections.abc import Mapping, Sequence
 
 from prismtop.counters.clock_limits import clock_limit_words
-from prismtop.counters.device import Absent, Where
+from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.drm import Card, ProcessShares, cards
 from prismtop.counters.files import entries, read_int
 from prismtop.counters.sheet import Reader, Sheet
@@ -23,12 +23,16 @@ _REASONS = {
 }
 """throttle_reason_* (i915) and reason_* (xe) as bits of `gpu_clock_limits_bitmask`."""
 _NONE = "the kernel driver does not tell it; Level Zero sysman would"
-_MISSING = (
-    "gpu_memory_busy_ratio",
-    "gpu_memory_clock_mhz",
-    "gpu_pcie_receive_bytes_per_s",
-    "gpu_pcie_transmit_bytes_per_s",
-    "gpu_ecc_uncorrected_total",
+_MISSING = missing(
+    (
+        "gpu_busy_ratio",
+        "gpu_sm_clock_mhz",
+        "gpu_sm_clock_max_mhz",
+        "gpu_clock_limits_bitmask",
+        "gpu_power_watts",
+        "gpu_power_limit_watts",
+        "gpu_temperature_celsius",
+    )
 )
 
 

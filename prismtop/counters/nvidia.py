@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prismtop.counters.clock_limits import clock_limit_words
-from prismtop.counters.device import Absent, Where
+from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.nvidia_errors import Calls, explain
 from prismtop.counters.nvidia_events import Events
 from prismtop.counters.nvidia_fields import RATE_NAMES, Fields, read_fields
@@ -17,18 +17,7 @@ from prismtop.counters.sheet import Reader, Sheet
 
 _USE = ("gpu_busy_ratio", "gpu_memory_busy_ratio")
 _MEMORY = ("gpu_memory_used_bytes", "gpu_memory_total_bytes")
-_LOST_NAMES = (
-    *_USE,
-    *_MEMORY,
-    "gpu_sm_clock_mhz",
-    "gpu_memory_clock_mhz",
-    "gpu_clock_limits_bitmask",
-    "gpu_power_watts",
-    "gpu_temperature_celsius",
-    "gpu_memory_temperature_celsius",
-    *RATE_NAMES,
-    *PROFILING,
-)
+_LOST_NAMES = missing(("gpu_xid_errors_total",))
 
 
 def open_reader(where: Where) -> Reader | Absent:
@@ -179,7 +168,7 @@ class _Gpu:
 
     def _use(self, sheet: Sheet, mig: bool) -> None:
         if mig:
-            for name in _USE:
+            for name in (*_USE, *PROFILING, "gpu_others_busy_ratio", "gpu_others_count"):
                 sheet.gap(name, self.device, "not available while MIG is on: see its MIG devices")
             return
         use = self._calls(sheet, _USE, self._nvml.nvmlDeviceGetUtilizationRates, self.handle)

@@ -49,7 +49,12 @@ _RATES = (
 _OFTEN = ((POWER_INSTANT, 0), (MEMORY_TEMP, 0), *(field for rate in _RATES for field, _ in rate.fields))
 _SELDOM = ((PCIE_REPLAYS, 0), *((field, _ALL_LINKS) for group in _NVLINK_ERRORS for field in group))
 RATE_NAMES = tuple(rate.name for rate in _RATES)
-_NAMES = (*RATE_NAMES, "gpu_power_watts", "gpu_memory_temperature_celsius")
+_NAMES = (
+    *RATE_NAMES,
+    "gpu_memory_temperature_celsius",
+    "gpu_pcie_replays_total",
+    "gpu_nvlink_errors_total",
+)
 
 
 @dataclass(frozen=True)

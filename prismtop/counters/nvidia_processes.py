@@ -11,6 +11,7 @@ from prismtop.counters.sheet import Sheet
 from prismtop.model import Target
 
 _NAMES = ("gpu_process_busy_ratio", "gpu_process_memory_bytes")
+_OTHERS_BUSY = "gpu_others_busy_ratio"
 OTHER_NAMESPACE = "device-wide only: the driver's process ids are of another pid namespace"
 
 
@@ -68,13 +69,17 @@ class DeviceProcesses:
         self._use = use
         self._since_us = 0
         self._present: set[int] = set()
+        self._others = False
+        self._known = False
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
         """Memory in slow rounds, utilisation in every one."""
         if slow:
             self._memory(sheet)
-        if self._use and self._present:
+        if self._use and (self._present or self._others):
             self._busy(sheet)
+        elif self._use and self._known:
+            sheet.value(_OTHERS_BUSY, self._calls.device, 0.0)
 
     def _device(self, pid: int) -> str:
         return f"{self._calls.device} pid {pid}"
@@ -102,10 +107,13 @@ class DeviceProcesses:
         for pid in self._present - used.keys():
             sheet.gap("gpu_process_memory_bytes", self._device(pid), "it left the device")
         self._present = set(used)
+        self._others = others > 0
+        self._known = True
         if foreign and not used and self._pids.pids:
             # Some of these may be ours: neither their share nor the others' can be told.
-            for name in (*names, *_NAMES):
+            for name in (*names, *_NAMES, _OTHERS_BUSY):
                 sheet.gap(name, device, OTHER_NAMESPACE)
+            self._others = self._known = False
             return
         sheet.value("gpu_others_count", device, others)
         if unknown:
@@ -117,18 +125,25 @@ class DeviceProcesses:
         nvml = self._nvml
         name = "gpu_process_busy_ratio"
         shares: dict[int, list[int]] = {}
+        others: dict[int, list[int]] = {}
         try:
             for sample in nvml.nvmlDeviceGetProcessUtilization(self._handle, self._since_us):
                 self._since_us = max(self._since_us, int(sample.timeStamp))
                 pid = self._pids.ours(int(sample.pid))
-                if pid is not None:
-                    shares.setdefault(pid, []).append(int(sample.smUtil))
+                of = others if pid is None else shares
+                of.setdefault(int(sample.pid) if pid is None else pid, []).append(int(sample.smUtil))
         except nvml.NVMLError as error:
             # NOT_FOUND: nothing ran since then; the binding raises success too when there is no sample.
             if error.value not in (nvml.NVML_SUCCESS, nvml.NVML_ERROR_NOT_FOUND):
                 for pid in self._present:
                     sheet.gap(name, self._device(pid), explain(error))
+                sheet.gap(_OTHERS_BUSY, self._calls.device, explain(error))
                 return
         for pid in self._present:
-            mine = shares.get(pid)
-            sheet.value(name, self._device(pid), sum(mine) / len(mine) / 100 if mine else 0.0)
+            sheet.value(name, self._device(pid), _mean(shares.get(pid, [])))
+        sheet.value(_OTHERS_BUSY, self._calls.device, min(1.0, sum(map(_mean, others.values()))))
+
+
+def _mean(percents: Sequence[int]) -> float:
+    """Of samples in percent, as a ratio; 0 when nothing ran."""
+    return sum(percents) / len(percents) / 100 if percents else 0.0

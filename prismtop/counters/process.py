@@ -26,6 +26,7 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SHORT_NS = 500_000_000
 """CPU of a process comes in clock ticks: over less than this it would be no number."""
+_MAIN = ("process_cpu_ratio", "process_rss_bytes", "process_runq_wait_ratio")
 _NO_SCHEDSTAT = "the kernel has no schedstat (CONFIG_SCHED_INFO)"
 
 
@@ -117,8 +118,11 @@ class ProcessReader:
                 continue
             try:
                 self._process(sheet, process, slow)
-            except (OSError, ValueError, IndexError):
+            except (FileNotFoundError, ProcessLookupError):
                 self._end(sheet, process)
+            except OSError as error:
+                for name in _MAIN:
+                    sheet.gap(name, process.device, f"{process.where}: {error.strerror}")
 
     def close(self) -> None:
         """Close all files."""
@@ -138,7 +142,7 @@ class ProcessReader:
             sheet.forget(thread.device)
         self._let_go(process)
         sheet.forget(process.device)
-        for name in ("process_cpu_ratio", "process_rss_bytes", "process_runq_wait_ratio"):
+        for name in _MAIN:
             sheet.gap(name, process.device, "the process has ended")
 
     def _process(self, sheet: Sheet, process: _Process, slow: bool) -> None:

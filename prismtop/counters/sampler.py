@@ -112,10 +112,11 @@ class _Lane(threading.Thread):
 
     def _rounds(self, sheet: Sheet, readers: Sequence[Reader]) -> None:
         next_slow = 0
+        took = 0
         cpu, since = time.thread_time_ns(), time.monotonic_ns()
         while not self._ended:
             started = time.monotonic_ns()
-            sheet.period_ns = self._period(started)
+            sheet.period_ns = max(self._period(started), int(took / MAX_SHARE))
             slow = started >= next_slow
             if slow:
                 next_slow = started + self._slow_ns - self._period_ns // 2

@@ -77,7 +77,7 @@ class Capture:
         for (name, device), points in with_derived(own, self.roles).items():
             merged.setdefault((name, self._place(device)), []).extend(points)
         return {
-            key: _highest(points) if _PID.search(str(key)) or key[1] in self._names else sorted(points)
+            key: _highest(points) if key[1] in self._names else sorted(points)
             for key, points in merged.items()
         }
 

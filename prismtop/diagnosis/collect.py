@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -21,6 +22,7 @@ LIMITED_BITS = 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 FRONTEND_ROLES = ("frontend", "router")
 TOKENIZER_ROLES = ("tokenizer_worker", "detokenizer")
 """Role names of the engine profiles."""
+SURE = 100
 PAIR_NS = 2_000_000_000
 """Readings of two counters at most so far apart describe the same moment."""
 
@@ -111,8 +113,17 @@ def gather(
             effects.pop(name, None)
         text = slowest_rank(batches[1]) if name == "rank.skew" else ""
         add(name, "", (before, after, None), text)
+    if slower is not None:
+        effects.setdefault("batch.excess", []).append(_detected(slower, len(batches[1])))
     kept = {name: tuple(found) for name, found in effects.items()}
     return Evidence(kept, frozenset(thin - set(kept)), slower, onset_ns)
+
+
+def _detected(slower: float, count: int) -> Effect:
+    """What made the detector open an alert is certain, however few batches it was."""
+    return Effect(
+        "batch.excess", "the detector's", 1.0, 1.0 + slower, math.copysign(SURE, slower), SURE, count + 2
+    )
 
 
 def _without_own(

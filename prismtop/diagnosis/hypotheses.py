@@ -50,6 +50,9 @@ class Sign:
         level: the incident's level must be at or beyond it.
         floor: with relative changes, the difference in the signal's unit that must be there as well.
         missed: log-odds lost when the signal is there and did not move.
+        standing: the level in the incident counts instead of the change: what was bad before as well explains
+            single slow batches. Only for alerts: of two captures it explains no difference.
+        ceiling: a series that was already so high before could not have moved: it is left out.
     """
 
     signals: tuple[str, ...]
@@ -61,6 +64,8 @@ class Sign:
     level: float | None = None
     floor: float = 0.0
     missed: float = 0.0
+    ceiling: float | None = None
+    standing: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +114,13 @@ _RUNQ = ("thread_runq_wait_ratio", "process_runq_wait_ratio")
 _FAULTS = ("thread_major_faults_per_s", "process_major_faults_per_s")
 _PCIE = ("gpu_pcie_receive_bytes_per_s", "gpu_pcie_transmit_bytes_per_s")
 _NVLINK = ("gpu_nvlink_receive_bytes_per_s", "gpu_nvlink_transmit_bytes_per_s")
+_WAITED_ALREADY = Sign(_RUNQ[:1], 2.0, 0.25, 0.7, absolute=True, standing=True)
+_STOPPED_ALREADY = Sign(("cgroup_throttled_ratio",), 2.2, 0.05, 0.4, absolute=True, standing=True)
 _CLOCK_DOWN = _fell(3.0, 0.03, 0.25, "host_cpu_frequency_mhz")
 _WAITS_FOR_CORE = _up(3.0, 0.02, 0.25, *_RUNQ)
 _HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch")
 _DEVICE_GREW = _up(0.8, 0.03, 0.3, "stage.wait")
+_DEVICE_SLOWER = ("kernel.time", "gpu_busy_ratio", "stage.wait", "stage.launch")
 _RESOURCES = (
     "gpu_clock_limited",
     "cpu_frequency",
@@ -136,7 +144,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _fell(4.5, 0.03, 0.2, "gpu_memory_clock_mhz"),
         ),
         supports=(
-            _grew(1.5, 0.05, 0.5, "kernel.time"),
+            # The same work takes longer then. A lower clock that nothing notices limits nothing.
+            Sign(_DEVICE_SLOWER, 1.5, 0.05, 0.5, missed=3.5, ceiling=0.9),
             _up(1.5, 0.1, 0.8, "gpu_clock_limited"),
             _DEVICE_GREW,
         ),
@@ -162,12 +171,15 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "`top -H` sorted by core; pin the engine (`taskset`, cpuset) or move the other work away.",
         needs=(
             _up(5.0, 0.02, 0.25, *_RUNQ),
-            _up(3.0, 0.03, 0.3, "host_cpu_busy_ratio"),
+            _up(3.5, 0.03, 0.3, "host_cpu_busy_ratio"),
             _up(4.0, 0.05, 0.4, "host_pressure_cpu_some_ratio", "cgroup_pressure_cpu_some_ratio"),
             _up(4.5, 0.02, 0.2, "host_cpu_steal_ratio"),
+            _WAITED_ALREADY,
         ),
         supports=(
-            _grew(2.0, 0.1, 0.8, "thread_runq_delay_seconds", missed=2.0),
+            _grew(2.0, 0.1, 0.8, "thread_runq_delay_seconds"),
+            # Busy cores that the engine does not wait for are not its trouble.
+            _grew(0.0, 0.1, 0.8, "thread_runq_delay_seconds", *_RUNQ, missed=2.5),
             _grew(1.0, 0.5, 2.5, "thread_involuntary_switches_per_s", floor=10),
             _HOST_GREW,
         ),
@@ -181,6 +193,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         needs=(
             _up(5.5, 0.01, 0.2, "cgroup_throttled_ratio"),
             _up(4.5, 0.03, 0.4, "cgroup_throttled_periods_ratio"),
+            _STOPPED_ALREADY,
         ),
         supports=(_HOST_GREW,),
     ),
@@ -287,7 +300,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _grew(1.2, 0.4, 2.0, "thread_voluntary_switches_per_s", floor=20),
             _up(0.8, 0.1, 0.8, "process_cpu_ratio"),
         ),
-        against=(_up(1.5, 0.05, 0.3, "stage.wait"),),
+        against=(_up(1.5, 0.05, 0.3, "stage.wait"), _WAITED_ALREADY, _STOPPED_ALREADY),
         quiet=(
             _WAITS_FOR_CORE,
             _CLOCK_DOWN,
@@ -327,8 +340,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     ),
     Hypothesis(
         "workload_change",
-        "The work itself changed; for what they carry, batches take the usual time",
-        "Compare arrival rate, prompt and output lengths; no fault of the machine is needed to explain this.",
+        "The work itself changed",
+        "Compare arrival rate, prompt and output lengths. Time of work never seen before cannot be judged.",
         needs=(
             Sign(("workload.batch_size",), 4.0, 0.18, 0.7, EITHER, floor=1),
             Sign(("workload.context_tokens",), 3.5, 0.25, 1.0, EITHER, floor=256),

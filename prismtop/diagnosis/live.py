@@ -27,7 +27,7 @@ SERIES = 1024
 OBSERVED_PER_S = 8.0
 """Batches a second that are remembered."""
 OBSERVED = 1000
-BASELINE_BATCHES, INCIDENT_BATCHES = 300, 150
+BASELINE_BATCHES, INCIDENT_BATCHES = 200, 80
 """Batches compared: the cost of an answer."""
 LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
 """After an alert opened: at once from batches, then again when counters of one and of five seconds came."""
@@ -65,7 +65,7 @@ class LiveDiagnoser:
         self._periods: dict[Key, int] = {}
         self._texts: dict[Key, str] = {}
         self._batches: deque[Observation] = deque(maxlen=OBSERVED)
-        self._stride, self._skipped = 1, 0
+        self._stride, self._skip = 1, 0
         self._second_ns, self._in_second = 0, 0
         self._cases: dict[int, _Case] = {}
         self._spans: dict[int, tuple[int, int]] = {}
@@ -106,25 +106,26 @@ class LiveDiagnoser:
             self._texts[key] = counter.text
 
     def _forget_oldest(self) -> None:
-        """Threads and processes come and go; their series must not pile up."""
-        oldest = min(self._series, key=lambda key: self._series[key][-1][0] if self._series[key] else 0)
-        del self._series[oldest]
-        self._periods.pop(oldest, None)
-        self._texts.pop(oldest, None)
+        """Threads and processes come and go; their series must not pile up. Many at once: it takes a sort."""
+        by_age = sorted(self._series, key=lambda key: self._series[key][-1][0] if self._series[key] else 0)
+        for key in by_age[: SERIES // 4]:
+            del self._series[key]
+            self._periods.pop(key, None)
+            self._texts.pop(key, None)
 
     def _keep_batches(self, batches: tuple[Batch, ...]) -> None:
         """Every so many-th: picking by time instead would prefer the batches that follow long ones."""
-        for batch in batches:
-            if batch.start_ns - self._second_ns >= SECOND or batch.start_ns < self._second_ns:
-                self._stride = max(1, math.ceil(self._in_second / OBSERVED_PER_S))
-                self._second_ns, self._in_second = batch.start_ns, 0
-            self._in_second += 1
-            self._skipped += 1
-            if self._skipped >= self._stride:
-                self._skipped = 0
-                if self._batches and batch.start_ns < self._batches[-1].time_ns - LEAD_NS:
-                    self._batches.clear()
-                self._batches.append(observe(batch))
+        if not batches:
+            return
+        start_ns = batches[0].start_ns
+        if not 0 <= start_ns - self._second_ns < SECOND:
+            self._stride = max(1, math.ceil(self._in_second / OBSERVED_PER_S))
+            self._second_ns, self._in_second = start_ns, 0
+        self._in_second += len(batches)
+        if self._batches and start_ns < self._batches[-1].time_ns - LEAD_NS:
+            self._batches.clear()  # a replay that was moved back
+        self._batches.extend(map(observe, batches[self._skip :: self._stride]))
+        self._skip = (self._skip - len(batches)) % self._stride
 
     def _keep_said(self, frame: Frame) -> None:
         """What the engine's metrics and the latency model say of themselves."""
@@ -174,7 +175,8 @@ class LiveDiagnoser:
             return ()
         self._plan(id_, case, frame.time_ns)
         causes = rank(self._evidence(alert, frame))
-        if _same(causes, alert.causes):
+        early = case.looks == 1 and not case.closed and causes[0].id == "unknown"
+        if early or _same(causes, alert.causes):  # counters of this moment are still to come
             return ()
         return (replace(alert, causes=causes),)
 
@@ -233,7 +235,7 @@ def _windows(
     """A counter's baseline, incident and lead. A reading describes the period that ends at it: a short
     episode shows in the reading after it.
     """
-    tail = period_ns if end - start < 3 * period_ns else 0
+    tail = period_ns * 9 // 10 if end - start < 3 * period_ns else 0
     first = start + min(period_ns // 4, SECOND)
     last = max(end, start + SECOND // 2) + tail
     baseline, incident, lead = [], [], []

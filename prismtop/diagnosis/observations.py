@@ -77,7 +77,10 @@ def batch_series(
 
 
 class Usual:
-    """What batches of a baseline took, by the work that they did."""
+    """What batches of a baseline took, by the work that they did.
+
+    Answers are kept by the identity of the observation: ask only about observations that outlive this.
+    """
 
     def __init__(self, baseline: Iterable[Observation]) -> None:
         members: dict[tuple[object, ...], list[Observation]] = {}
@@ -87,15 +90,16 @@ class Usual:
             for key in (*_keys(seen), _ALL):
                 members.setdefault(key, []).append(seen)
         self._members = members
+        self._found: dict[int, tuple[object, ...] | None] = {}
         self._stages: dict[tuple[tuple[object, ...], tuple[str, ...]], float] = {}
         self.duration_ns = median(durations) if durations else 0.0
 
     def peers(self, seen: Observation) -> tuple[object, ...] | None:
         """The closest group of baseline batches that did the same work; None when there is none."""
-        for key in _keys(seen):
-            if len(self._members.get(key, ())) >= ENOUGH:
-                return key
-        return None
+        if id(seen) not in self._found:
+            groups = (key for key in _keys(seen) if len(self._members.get(key, ())) >= ENOUGH)
+            self._found[id(seen)] = next(groups, None)
+        return self._found[id(seen)]
 
     def growth(self, seen: Observation, stages: tuple[str, ...]) -> float | None:
         """Time in these stages as a share of a usual batch: what is usual for all, plus what this batch took

@@ -113,6 +113,11 @@ def read_perf_data(path: Path) -> PerfData:
 
 def evidence_of(normal: PerfData, abnormal: PerfData) -> Evidence:
     """Compare two folders."""
+    return gather(windows_of(normal, abnormal))
+
+
+def windows_of(normal: PerfData, abnormal: PerfData) -> dict[Key, Windows]:
+    """The series of two folders side by side; there is no onset between separate captures."""
     made: dict[Key, Windows] = {}
     for key in {**normal.counters, **abnormal.counters}:
         made[key] = (normal.counters.get(key, ()), abnormal.counters.get(key, ()), None)
@@ -122,7 +127,7 @@ def evidence_of(normal: PerfData, abnormal: PerfData) -> Evidence:
             made[name, ""] = (before[name], after[name], None)
         if {cycle.anchor for cycle in normal.cycles} != {cycle.anchor for cycle in abnormal.cycles}:
             made.pop(("batch.duration_seconds", ""), None)
-    return gather(made)
+    return made
 
 
 def cycle_series(cycles: Sequence[Cycle], baseline: PerfData) -> dict[str, list[Point]]:

@@ -33,6 +33,9 @@ MOST = 5
 """Causes in an answer."""
 BIAS = -2.0
 """Log-odds of a hypothesis before anything moved."""
+GAIN = 1.6
+"""Slope from log-odds to scores. The artifact's captures are told apart without an error, so that a logistic fit
+bounds it from below only (above 2 on either engine, tests/bench/bench_diagnosis.py); live evidence is messier."""
 HIGHEST = 0.99
 OTHER_NEEDS = 0.25
 YIELD = 3.0
@@ -41,8 +44,8 @@ LATE = 1.5
 """Log-odds lost by what moved only after the batches had become slow."""
 CLEAR_Z, SURE_Z = 3.0, 8.0
 """Standard errors from which a movement counts, and from which it counts fully."""
-SINGLE = 0.6
-"""Most that one reading can count."""
+FEW = {1: 0.6, 2: 0.8}
+"""Most that a movement can count, by the number of readings in the incident."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,11 @@ class _Judged:
 
     def cause(self) -> Cause:
         fits = sorted((moved for moved in self.fits if moved.effect), key=lambda moved: -moved.odds)
-        sentences = [sentence(moved.effect) for moved in fits if moved.effect]
+        sentences = [
+            _standing_sentence(moved.effect) if moved.sign.standing else sentence(moved.effect)
+            for moved in fits
+            if moved.effect
+        ]
         return Cause(
             id=self.hypothesis.id,
             score=_score(self.odds),
@@ -102,7 +109,7 @@ def _judge(hypothesis: Hypothesis, evidence: Evidence) -> _Judged | None:
         odds += moved.odds
         if moved.strength:
             fits.append(moved)
-        elif moved.effect and moved.sign.missed:
+        elif moved.effect and moved.sign.missed and not needs[0].sign.standing:
             odds -= moved.sign.missed
             against.append(f"{sentence(moved.effect)}, which would have moved")
     for moved in (_moved(sign, evidence) for sign in hypothesis.against):
@@ -127,7 +134,12 @@ def _moved(sign: Sign, evidence: Evidence) -> _Moved:
     """The series among the sign's signals that moved most."""
     best, shown = 0.0, None
     for effect in evidence.of(sign.signals):
-        strength = _strength(sign, effect)
+        if sign.ceiling is not None and effect.name.endswith("_ratio") and effect.before >= sign.ceiling:
+            continue
+        if sign.standing:
+            strength = _standing(sign, effect) if evidence.onset_ns is not None else 0.0
+        else:
+            strength = _strength(sign, effect)
         if strength > best or shown is None:
             best, shown = strength, effect
     return _Moved(sign, best, shown)
@@ -142,9 +154,15 @@ def _strength(sign: Sign, effect: Effect) -> float:
         return 0.0
     span = math.log(min(size, sign.full) / sign.least) / math.log(sign.full / sign.least)
     sure = 0.4 + 0.6 * min((abs(effect.z) - CLEAR_Z) / (SURE_Z - CLEAR_Z), 1.0)
-    if effect.incident_points == 1:
-        sure = min(sure, SINGLE)
+    sure = min(sure, FEW.get(effect.incident_points, 1.0))
     return (0.35 + 0.65 * span) * sure
+
+
+def _standing(sign: Sign, effect: Effect) -> float:
+    if effect.after < sign.least:
+        return 0.0
+    span = math.log(min(effect.after, sign.full) / sign.least) / math.log(sign.full / sign.least)
+    return 0.35 + 0.65 * span
 
 
 def _yielding(made: _Judged, named: dict[str, float]) -> _Judged:
@@ -188,7 +206,7 @@ def _onsets(evidence: Evidence) -> Iterator[tuple[float, str]]:
 
 
 def _of_batches(effect: Effect) -> bool:
-    return effect.name.startswith(("batch.", "stage.", "workload."))
+    return effect.name.startswith(("batch.", "stage.", "workload.", "model.", "metrics."))
 
 
 def _unknown(evidence: Evidence, causes: Sequence[Cause]) -> Cause:
@@ -237,5 +255,11 @@ def sentence(effect: Effect) -> str:
     return f"{signal.label}{where} {before} -> {after}{change}{text}"
 
 
+def _standing_sentence(effect: Effect) -> str:
+    signal = SIGNALS[effect.name]
+    where = f" ({effect.device})" if effect.device else ""
+    return f"{signal.label}{where} {written(effect.after, signal.unit)}, high before as well"
+
+
 def _score(odds: float) -> float:
-    return round(min(1 / (1 + math.exp(-odds)), HIGHEST), 3)
+    return round(min(1 / (1 + math.exp(-GAIN * odds)), HIGHEST), 3)

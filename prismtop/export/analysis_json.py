@@ -75,7 +75,7 @@ def analysis_object(trace: Trace, summary: Summary, model_reason: str) -> dict[s
             "id": safe_text(truth.id),
             "start_s": _seconds(truth.start_ns, trace),
             "end_s": _seconds(truth.end_ns, trace),
-            "effect": safe_text(truth.effect),
+            **({} if truth.effect is None else {"effect": truth.effect}),
         }
         for truth in trace.ground_truth()
     ]

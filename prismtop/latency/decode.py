@@ -24,7 +24,8 @@ BUCKET_SDS = (3.0, 4.0)
 KV_SCALE = 5e4
 SIZE_SCALE = 128.0
 FIRST_ROWS = 3
-SOLVE_EVERY = 10
+SOLVE_EVERY_EARLY, SOLVE_EVERY = 10, 30
+SETTLED_ROWS = 300
 SOLVE_EACH_UNTIL = 20
 MAX_BUCKETS = 80
 _NO_SIZE = 0
@@ -101,7 +102,8 @@ class DecodeModel:
         else:
             self._add(size, context, target_ns, weight)
         self._unsolved += 1
-        if self._unsolved >= SOLVE_EVERY or self.ridge.rows < SOLVE_EACH_UNTIL:
+        every = SOLVE_EVERY if self.seen > SETTLED_ROWS else SOLVE_EVERY_EARLY
+        if self._unsolved >= every or self.ridge.rows < SOLVE_EACH_UNTIL:
             self.ridge.solve(noise)
             self.solves += 1
             self._lines.clear()

@@ -20,8 +20,12 @@ WINDOW = 1000
 FEWER = 400
 """Kept of the statistics over several batches, one in `MEDIAN_OF`: neighbours say the same."""
 LEAST = 30
-"""Residuals before anything is flagged; alerts need `LEAST_FOR_ALERTS`."""
-LEAST_FOR_ALERTS = 50
+"""Residuals before anything is flagged or a spike is one; shifts and drifts need `LEAST_FOR_SHIFTS`."""
+LEAST_FOR_SHIFTS = 80
+YOUNG = 50.0
+"""Residuals by which little is known of the noise: with so many, thresholds are twice as high."""
+FORGET_ROUGH = 0.9995
+"""For each `REFRESH` residuals: half is forgotten after 35,000."""
 REFRESH = 25
 MEDIAN_OF = 5
 FLAG_PROBABILITY = 0.002
@@ -53,15 +57,18 @@ class Detector:
     Attributes:
         noise: undisturbed residuals.
         spread: their standard deviation (robust).
+        rough: the largest that it was, forgotten slowly: what calls people must bear with the noise of a
+            machine's bad minutes, not with that of its best.
         flag_at, point_at, shift_at, drift_at: thresholds in use.
         sustained: whether the latest batches are slower than usual by more than noise.
-        shift: how much slower, while they are (log ratio; the most that the median of five was).
+        shift: how much slower, while they are (log ratio).
     """
 
     def __init__(self, sensitivity: Sensitivity) -> None:
         self.sensitivity = sensitivity
         self.noise = SortedWindow(WINDOW)
         self.spread = LEAST_SPREAD
+        self.rough = LEAST_SPREAD
         self.flag_at = self.point_at = self.shift_at = self.drift_at = _NEVER
         self.sustained = False
         self.shift = 0.0
@@ -129,10 +136,10 @@ class Detector:
             self.sustained = False
             self._sum = self.shift = 0.0
 
-        sense = self.sensitivity
-        allowance = max(sense.drift_allowance, 1.5 * spread)
+        sense, rough = self.sensitivity, self.rough
+        allowance = max(sense.drift_allowance, 1.5 * rough)
         # No single batch may count for more than a third of what it takes.
-        cap = allowance + min(max(DRIFT_CAP, 3.0 * spread) - allowance, limit_of(sense, spread) / 3)
+        cap = allowance + min(max(DRIFT_CAP, 3.0 * rough) - allowance, limit_of(sense, rough) / 3)
         self._drift = max(0.0, self._drift + min(against_anchor, cap) - allowance)
         self._drift_low = self._drift_low + 1 if against_anchor < allowance else 0
         if self._drift > self.drift_at:
@@ -144,8 +151,8 @@ class Detector:
 
         if len(recent) == MEDIAN_OF:
             self._median = sorted(recent)[MEDIAN_OF // 2]
-            if self.sustained and self._median > self.shift:
-                self.shift = self._median
+            if self.sustained:
+                self.shift += (0.1 if self.shift else 1.0) * (self._median - self.shift)
             if self._median > self.shift_at:
                 return SHIFT
         return DRIFT if self.drifting else ""
@@ -174,7 +181,7 @@ class Detector:
         if self._learnt % MEDIAN_OF == 0 and self._median is not None and not finding.flag:
             self._medians.add(self._median)
             self._sums.add(self._drift)
-        if self._stale >= REFRESH or len(self.noise) < LEAST_FOR_ALERTS + 1:
+        if self._stale >= REFRESH or len(self.noise) < LEAST_FOR_SHIFTS + 1:
             self.refresh()
 
     def refresh(self) -> None:
@@ -184,19 +191,21 @@ class Detector:
         if n < LEAST:
             return
         self.spread = max(LEAST_SPREAD, spread(noise))
+        self.rough = max(self.spread, self.rough * FORGET_ROUGH)
         slope = 0.35 * self.spread + 0.6 / n
         self.flag_at = min(
             tail(noise, FLAG_PROBABILITY, slope), max(0.02, FLAG_SPREADS * self.spread) + 0.6 / n
         )
-        if n < LEAST_FOR_ALERTS:
-            return
         sense = self.sensitivity
         wanted = min(0.01, sense.false_alerts_per_h / RULES / self.batches_per_h)
-        self.point_at = max(sense.point, tail(noise, wanted, slope))
-        self.shift_at = least_shift = max(sense.shift, 3.0 * self.spread)
-        self.drift_at = least_drift = limit_of(sense, self.spread)
+        rough = self.rough * (1.0 + YOUNG / n)
+        self.point_at = max(sense.point, tail(noise, wanted, slope), 5.0 * rough)
+        if n < LEAST_FOR_SHIFTS:
+            return
+        self.shift_at = least_shift = max(sense.shift, 3.0 * rough)
+        self.drift_at = least_drift = limit_of(sense, rough)
         if len(self._medians) >= LEAST:
-            self.shift_at = max(sense.shift, min(2 * least_shift, tail(self._medians, wanted, slope / 3)))
+            self.shift_at = max(least_shift, min(2 * least_shift, tail(self._medians, wanted, slope / 3)))
             self.drift_at = max(least_drift, min(1.25 * least_drift, tail(self._sums, wanted, 0.0)))
 
     def expected_false_alerts(self) -> float | None:

@@ -40,13 +40,16 @@ ACCEPT_NS = 120 * 10**9
 """A shift that lasted this long, in batches and in time, is the new normal: the model relearns."""
 FASTER_BATCHES = 40
 """Batches in a row that are faster than the model can be wrong by: no anomaly, so it relearns at once."""
-FLAGGED_BATCHES = 100
+FLAGGED_BATCHES = 300
 """Flagged batches in a row, none worth an alert, after which the level moves to where they are."""
 KEEP = 0.02
 """What the rows of the old regime still count after a relearn."""
 RELEARN_ROWS = 50
 TRUST_ROWS, TRUST_WINDOW, TRUST_LAG = 100, 300, 20
 TRUST_SHARE = 0.02
+NO_DRIFT_SPREAD = 0.02
+MIXED_NOISE = 0.2
+"""Relative error of the regression for mixed batches: kernels jump, it does not."""
 CALIBRATION_ROWS = 8
 HOLDS = 0.05
 """A kept model that is off by no more than this is taken as it is."""
@@ -198,6 +201,8 @@ class Regime:
             self._note_trust(x > self.detector.flag_at)
             if level.rows < BUCKET_ROWS or not self.trusted:
                 mature, slack = False, NEVER
+            if self.detector.spread > NO_DRIFT_SPREAD:
+                against_anchor = 0.0  # what prompts were sent lately would look like drift
         finding = self.detector.judge(x, against_anchor, mature, slack)
         if shift and not finding.flag and self.detector.ready and x > max(0.01, shift / 2):
             finding = Finding(True, finding.rule)  # the whole process is slow: less evidence is enough
@@ -377,7 +382,7 @@ class Regime:
         noise = max(0.01, self.detector.spread)
         model = self.model
         if isinstance(model, MixedModel):
-            model.learn(features, decode_ns, target_ns, weight, noise)
+            model.learn(features, decode_ns, target_ns, weight, max(MIXED_NOISE, noise))
         else:
             model.learn(features.size, features.context, target_ns, weight, noise)
 

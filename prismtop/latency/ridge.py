@@ -43,6 +43,8 @@ class Ridge:
         self.coefficients: Vector = self.means.copy()
         self.rows = 0.0
         self._pending = 0
+        self._rows: list[Vector] = []
+        self._roots: list[float] = []
 
     @property
     def size(self) -> int:
@@ -51,6 +53,7 @@ class Ridge:
 
     def grow(self, sds: Sequence[float]) -> None:
         """Append coefficients, prior mean 0."""
+        self.flush()
         more = len(sds)
         self.sds = np.concatenate([self.sds, np.asarray(sds, dtype=np.float64)])
         self.means = np.concatenate([self.means, np.zeros(more)])
@@ -59,12 +62,22 @@ class Ridge:
         self.gram = np.pad(self.gram, (0, more))
 
     def add(self, phi: Vector, target: float, weight: float = 1.0) -> None:
-        """Learn one row; it counts at the next `solve`. `target` must be positive."""
-        row = phi * (weight**0.5 / target)
-        self.gram += row[:, None] * row
-        self.moment += row * weight**0.5
+        """Learn one row; it counts at the next `solve`. `target` must be positive. `phi` is copied."""
+        root = weight**0.5
+        self._rows.append(phi * (root / target))
+        self._roots.append(root)
         self.rows += weight
-        self._pending += 1
+
+    def flush(self) -> None:
+        """Put the rows that were added into the statistics: one product of matrices for all of them."""
+        if not self._rows:
+            return
+        rows = np.array(self._rows)
+        self.gram += rows.T @ rows
+        self.moment += np.array(self._roots) @ rows
+        self._pending += len(self._roots)
+        self._rows.clear()
+        self._roots.clear()
 
     def solve(self, noise: float = NOISE) -> Vector:
         """The coefficients that fit best, with rows before this solve forgotten a little.
@@ -72,6 +85,7 @@ class Ridge:
         Args:
             noise: relative error of one row; the noisier the rows, the more the prior counts.
         """
+        self.flush()
         prior = (noise / self.sds) ** 2
         system = self.gram + np.diag(prior)
         try:
@@ -88,6 +102,7 @@ class Ridge:
 
     def rescale(self, factor: float, keep: float) -> None:
         """As if every row's target had been `factor` times what it was, and counted `keep` as much."""
+        self.flush()
         self.gram *= keep / factor**2
         self.moment *= keep / factor
         self.rows *= keep

@@ -241,6 +241,7 @@ def restore(engine: EngineJudge, content: Mapping[str, Any], *, exact: bool) -> 
 def _dump_regime(regime: Regime) -> dict[str, Any]:
     model = regime.model
     ridge = model.ridge
+    ridge.flush()
     entry: dict[str, Any] = {
         "unit_ns": model.unit_ns,
         "seen": model.seen,
@@ -302,7 +303,7 @@ def _ridge(entry: Mapping[str, Any]) -> Ridge:
     ridge.gram = np.array(entry["gram"], dtype=np.float64)
     ridge.rows = _number(entry["rows"])
     shapes = ridge.coefficients.shape == ridge.moment.shape == (size,) and ridge.gram.shape == (size, size)
-    if not shapes or not ridge.finite() or ridge.rows < 0 or not np.array_equal(ridge.gram, ridge.gram.T):
+    if not shapes or not ridge.finite() or ridge.rows < 0 or not np.allclose(ridge.gram, ridge.gram.T):
         raise ValueError("its numbers are not sound")
     return ridge
 

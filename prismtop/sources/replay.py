@@ -37,7 +37,7 @@ SPEEDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, math.inf)
 LEAD_NS = 500_000_000
 """How far before an anomaly one lands."""
 PREROLL_NS = 10 * 10**9
-"""What is shown of the time before a place that one jumps to."""
+"""What is shown at most of the time before a place that one jumps to."""
 PER_POLL = 4000
 """Moments taken in one poll at most: beyond, a replay falls behind its clock instead of stopping the
 screen."""
@@ -299,7 +299,7 @@ class ReplaySource:
     def _seek(self, time_ns: int) -> None:
         time_ns = max(self._trace.start_ns, min(self._trace.end_ns, time_ns))
         self._frame_ns = None
-        self._open(max(self._trace.start_ns, time_ns - PREROLL_NS))
+        self._open(self._trace.shortly_before(time_ns, PREROLL_NS))
         self._ends.clear()
         self._position_ns = time_ns
         self._steps = 0

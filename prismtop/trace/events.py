@@ -12,21 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import pairwise
 from math import isfinite
 
 from prismtop.model import (
     Alert,
-    Batch,
     Counter,
     FirstToken,
     Frame,
-    ModelState,
-    Origin,
-    Prediction,
     Request,
-    Stage,
-    Verdict,
 )
 from prismtop.safe_text import safe_text
 from prismtop.trace.decode import Decoding, decode, unfinished
@@ -40,9 +33,9 @@ from prismtop.trace.own import (
     END_EVENT,
     READING_EVENT,
     SERIES_EVENT,
-    WORKLOAD,
     GroundTruth,
 )
+from prismtop.trace.slices import BatchEncoder, us
 from prismtop.trace.tracks import (
     ALERTS_TID,
     MACHINE_PID,
@@ -55,7 +48,7 @@ from prismtop.trace.tracks import (
 
 __all__ = ["Decoding", "Encoder", "decode", "events_of", "unfinished"]
 
-_TEMPLATES_MAX = 20_000
+_REQUEST = ("ttft_ns", "tpot_ns", "output_tokens", "prompt_tokens")
 _OWNER = re.compile(r"pid ([1-9][0-9]{0,9})")
 
 
@@ -76,11 +69,10 @@ class Encoder:
         self._tracks = Tracks()
         self._tracks.know(first.group)
         self._anchor = anchor_pid(first.group)
-        self._engine = first.group.engine
+        self._slices = BatchEncoder(self._tracks, self.base_ns, first.group.engine)
         self._frame = first
         self._state = _state_key(first)
         self._lost = first.lost
-        self._templates: dict[tuple[object, ...], str] = {}
         self._series: dict[tuple[str, str], tuple[object, ...]] = {}
         self._series_events: dict[tuple[str, str], str] = {}
         self._counters: dict[tuple[str, str], str] = {}
@@ -99,12 +91,10 @@ class Encoder:
     def events_of(self, frame: Frame) -> list[str]:
         """What is new in `frame`, which becomes the state of later headers."""
         self._frame = frame
-        if len(self._templates) > _TEMPLATES_MAX:
-            self._templates.clear()
         out: list[str] = []
         self._changes(frame, out)
         for batch in frame.new_batches:
-            self._batch(batch, out)
+            self._slices.encode(batch, out)
         for first in frame.first_tokens:
             out.append(self._first_token(first))
         for request in frame.requests:
@@ -125,7 +115,7 @@ class Encoder:
         )
         event = (
             f'{{"ph":"X","cat":"{CAT_TRUTH}","name":{quoted(label.scenario)},{self._at(label.start_ns)},'
-            f'"dur":{_us(label.duration_ns)},"pid":{label.pid},"tid":{tid},"args":{json_object(label.args)}}}'
+            f'"dur":{us(label.duration_ns)},"pid":{label.pid},"tid":{tid},"args":{json_object(label.args)}}}'
         )
         return [*self._tracks.take_fresh(), event]
 
@@ -139,7 +129,7 @@ class Encoder:
         return _metadata(END_EVENT, self._anchor, {"events": events, "dropped": dropped})
 
     def _at(self, time_ns: int) -> str:
-        return f'"ts":{_us(max(0, time_ns - self.base_ns))}'
+        return f'"ts":{us(max(0, time_ns - self.base_ns))}'
 
     def _instant(self, cat: str, name: str, time_ns: int, pid: int, tid: int, args: dict[str, object]) -> str:
         return (
@@ -162,89 +152,6 @@ class Encoder:
             args = {"text": safe_text(text)}
             out.append(self._instant(CAT_SESSION, "warning", frame.time_ns, self._anchor, SESSION_TID, args))
 
-    def _batch(self, batch: Batch, out: list[str]) -> None:
-        start = max(0, batch.start_ns - self.base_ns)
-        end = start + batch.duration_ns
-        pid = batch.pid
-        thread = next((stage.tid for stage in batch.stages if stage.pid == pid), 0)
-        tid = self._tracks.place(pid, "batches", start, end)
-        args = [f'"seq":{batch.seq},"stages":{len(batch.stages)}']
-        workload = batch.workload
-        for name in WORKLOAD:
-            value = getattr(workload, name)
-            if value is not None and (type(value) is int or isfinite(value)):
-                args.append(f'"{name}":{value!r}')
-        if batch.period_ns is not None:
-            args.append(f'"period_ns":{batch.period_ns}')
-        if batch.prediction is not None:
-            args.append(_prediction(batch.prediction))
-        if thread:
-            args.append(f'"thread":{thread}')
-        if batch.rank is not None:
-            args.append(f'"rank":{batch.rank}')
-        if batch.idle_ns:
-            args.append(f'"idle_ns":{batch.idle_ns}')
-        if batch.origin is not Origin.EXACT:
-            args.append(f'"origin":"{batch.origin.value}"')
-        if batch.engine != self._engine:
-            args.append(f'"engine":{quoted(batch.engine)}')
-        if batch.suspect:
-            args.append(f'"suspect":{quoted(batch.suspect)}')
-        if workload.sampled:
-            args.append('"sampled":[' + ",".join(map(quoted, sorted(workload.sampled))) + "]")
-        if batch.ranks:
-            ranks = (f"[{r.rank},{r.pid},{r.pre_collective_ns}]" for r in batch.ranks)
-            args.append('"ranks":[' + ",".join(ranks) + "]")
-        out.append(
-            f'{{"ph":"X","cat":"batch","name":"{batch.mode.value}","pid":{pid},"tid":{tid},'
-            f'"ts":{start // 1000}.{start % 1000:03d},"dur":{_us(batch.duration_ns)},"args":{{'
-            + ",".join(args)
-            + "}}"
-        )
-        if batch.stages:
-            self._stages(batch, thread, tid, start, end, out)
-
-    def _stages(self, batch: Batch, thread: int, tid: int, start: int, end: int, out: list[str]) -> None:
-        """Stages, parents before children: nested in their batch's lane, or in a lane of their own process
-        and thread. What does not nest there gets a lane for itself.
-        """
-        base = self.base_ns
-        order = [
-            (max(0, stage.start_ns - base), -(stage.span_ns or stage.duration_ns), n, stage)
-            for n, stage in enumerate(batch.stages)
-        ]
-        in_order = all(before <= after for before, after in pairwise([entry[:2] for entry in order]))
-        if not in_order:
-            order.sort(key=lambda entry: entry[:3])
-        open_ends: dict[tuple[int, int], tuple[int, list[int]]] = {(batch.pid, thread): (tid, [end])}
-        for at, span, n, stage in order:
-            until = at - span
-            mine = (stage.pid, stage.tid)
-            if mine not in open_ends:
-                last = max(a - s for a, s, _, other in order if (other.pid, other.tid) == mine)
-                open_ends[mine] = (self._tracks.place(stage.pid, _lane_name(stage), at, last), [last])
-            where, ends = open_ends[mine]
-            while len(ends) > 1 and ends[-1] <= at:
-                ends.pop()
-            if start <= at and until <= ends[-1]:
-                ends.append(until)
-            else:
-                where = self._tracks.place(stage.pid, _lane_name(stage), at, until)
-            out.append(self._stage(stage, batch, thread, where, at, -span, -1 if in_order else n))
-
-    def _stage(self, stage: Stage, batch: Batch, thread: int, tid: int, at: int, span: int, n: int) -> str:
-        key = (stage.name, stage.hook, stage.pid, tid, stage.tid, stage.rank, batch.pid, thread, batch.rank)
-        prefix = self._templates.get(key)
-        if prefix is None:
-            prefix = self._templates[key] = _stage_prefix(stage, batch, thread, tid)
-        more = "" if span == stage.duration_ns else f',"excl_ns":{stage.duration_ns}'
-        if not stage.span_ns:
-            more += ',"span_ns":0'
-        if n >= 0:
-            more += f',"n":{n}'
-        since, length = f"{at // 1000}.{at % 1000:03d}", f"{span // 1000}.{span % 1000:03d}"
-        return f'{prefix}{batch.seq}{more}}},"ts":{since},"dur":{length}}}'
-
     def _first_token(self, first: FirstToken) -> str:
         args: dict[str, object] = {} if first.ttft_ns is None else {"ttft_ns": first.ttft_ns}
         return self._instant(CAT_REQUEST, "first token", first.time_ns, self._anchor, REQUESTS_TID, args)
@@ -257,27 +164,28 @@ class Encoder:
         tid = self._tracks.fixed(self._anchor, REQUESTS_TID)
         tail = f'"id":"0x{self._request:x}","pid":{self._anchor},"tid":{tid}'
 
-        def event(phase: str, name: str, time_ns: int, args: str = "") -> str:
-            return f'{{"ph":"{phase}","cat":"{CAT_REQUEST}","name":"{name}",{self._at(time_ns)},{tail}' + (
-                f',"args":{args}}}' if args else "}"
-            )
-
+        base = self.base_ns
         end = request.finished_ns
         decoding = (request.tpot_ns or 0) * max(0, (request.output_tokens or 1) - 1)
         first = end - decoding
         arrived = first - (request.ttft_ns or 0)
-        args = {
-            name: value
-            for name in ("ttft_ns", "tpot_ns", "output_tokens", "prompt_tokens")
-            if (value := getattr(request, name)) is not None
-        }
-        # The last event carries everything: its time is exact and no begin needs to be found for it.
-        out.append(event("b", "request", arrived))
+        begun, got, over = (us(max(0, at - base)) for at in (arrived, first, end))
+
+        def event(phase: str, name: str, at: str) -> str:
+            return f'{{"ph":"{phase}","cat":"{CAT_REQUEST}","name":"{name}","ts":{at},{tail}'
+
+        out.append(event("b", "request", begun) + "}")
         if request.ttft_ns is not None:
-            out += [event("b", "time to first token", arrived), event("e", "time to first token", first)]
+            out.append(event("b", "time to first token", begun) + "}")
+            out.append(event("e", "time to first token", got) + "}")
         if decoding:
-            out += [event("b", "decode", first), event("e", "decode", end)]
-        out.append(event("e", "request", end, json_object(args)))
+            out.append(event("b", "decode", got) + "}")
+            out.append(event("e", "decode", over) + "}")
+        # The last event carries everything: its time is exact and no begin needs to be found for it.
+        args = ",".join(
+            f'"{name}":{value}' for name in _REQUEST if (value := getattr(request, name)) is not None
+        )
+        out.append(event("e", "request", over) + f',"args":{{{args}}}}}')
 
     def _counter(self, counter: Counter, out: list[str]) -> None:
         """A reading with a finite value is a `C` event; one without is metadata, which no viewer draws as
@@ -366,43 +274,8 @@ def _state_key(frame: Frame) -> tuple[object, ...]:
 
 def _metadata(name: str, pid: int, args: Mapping[str, object], rel_ns: int = 0) -> str:
     """An event that no viewer draws."""
-    at = _us(max(0, rel_ns))
+    at = us(max(0, rel_ns))
     return f'{{"ph":"M","name":"{name}","ts":{at},"pid":{pid},"tid":0,"args":{json_object(args)}}}'
-
-
-def _us(ns: int) -> str:
-    return f"{ns // 1000}.{ns % 1000:03d}"
-
-
-def _prediction(prediction: Prediction) -> str:
-    text = (
-        f'"expected_ns":{prediction.expected_ns},"low_ns":{prediction.low_ns},"high_ns":{prediction.high_ns}'
-    )
-    if prediction.verdict is not Verdict.OK:
-        text += f',"verdict":"{prediction.verdict.value}"'
-    if prediction.state is not ModelState.READY:
-        text += f',"model":"{prediction.state.value}"'
-    if prediction.basis != "duration":
-        text += f',"basis":{quoted(prediction.basis)}'
-    return text
-
-
-def _lane_name(stage: Stage) -> str:
-    return "stages" if stage.rank is None else f"stages of rank {stage.rank}"
-
-
-def _stage_prefix(stage: Stage, batch: Batch, thread: int, tid: int) -> str:
-    args = f'"hook":{quoted(stage.hook)}'
-    if stage.pid != batch.pid:
-        args += f',"of":{batch.pid}'
-    if stage.tid != thread:
-        args += f',"thread":{stage.tid}'
-    if stage.rank != batch.rank:
-        args += f',"rank":{"null" if stage.rank is None else stage.rank}'
-    return (
-        f'{{"ph":"X","cat":"stage","name":{quoted(stage.name)},"pid":{stage.pid},"tid":{tid},'
-        f'"args":{{{args},"seq":'
-    )
 
 
 def _counter_track(counter: Counter) -> tuple[int, str]:

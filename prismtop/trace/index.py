@@ -9,6 +9,8 @@ or that a person jumps to (alerts, injected faults).
 from __future__ import annotations
 
 import json
+import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +18,20 @@ from typing import Any
 
 from prismtop.errors import UsageError
 from prismtop.trace.lenient import decode_object, ns_of
-from prismtop.trace.own import CAT_ALERT, CAT_BATCH, CAT_SESSION, CAT_TRUTH, SERIES_EVENT, SESSION_EVENT
+from prismtop.trace.own import (
+    CAT_ALERT,
+    CAT_BATCH,
+    CAT_SESSION,
+    CAT_STAGE,
+    CAT_TRUTH,
+    SERIES_EVENT,
+    SESSION_EVENT,
+)
 from prismtop.trace.reader import MAX_EVENT
-from prismtop.trace.unpack import PIECE
 
-VERSION = 1
+VERSION = 3
+BLOCK = 48 * 1024
+"""Bytes read to show one place of a trace: some hundred events."""
 KEPT_MAX = 50_000
 """Lines kept of each kind; more of them would be no rarity."""
 CANONICAL = f'{{"ph":"M","name":"{SESSION_EVENT}",'.encode()
@@ -32,6 +43,8 @@ _CONTEXT = (
 )
 _MARKS = (f'"cat":"{CAT_ALERT}"'.encode(), f'"cat":"{CAT_TRUTH}"'.encode())
 _BATCH = f'"cat":"{CAT_BATCH}"'.encode()
+_STAGE = f'"cat":"{CAT_STAGE}"'.encode()
+_STAGES_OF = re.compile(rb'"stages":(\d{1,6})\b')
 _JUDGED = b'"expected_ns":'
 
 
@@ -48,6 +61,7 @@ class Index:
         judged: how many of them carry a prediction.
         first_us: earliest batch or counter seen at a block's start.
         cut: bytes at the end that are no whole line.
+        loose: whether stages stand in another block than their batch, as in files sorted by time.
     """
 
     offsets: list[int] = field(default_factory=list)
@@ -59,15 +73,12 @@ class Index:
     judged: int = 0
     first_us: float | None = None
     cut: int = 0
+    loose: bool = False
 
     def block_before(self, time_us: float) -> int:
-        """The number of the block from which to read for everything after `time_us`.
-
-        One block early, because the stages of a batch may stand in the next.
-        """
-        from bisect import bisect_left
-
-        return max(0, bisect_left(self.last_us, time_us) - 1)
+        """The number of the block from which to read for everything after `time_us`."""
+        found = bisect_left(self.last_us, time_us) - self.loose
+        return max(0, min(found, len(self.offsets) - 1))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` takes."""
@@ -100,6 +111,7 @@ def build_index(path: Path) -> Index:
         index.last_us.append(latest)
         index.batches += block.count(_BATCH)
         index.judged += block.count(_JUDGED)
+        index.loose |= sum(map(int, _STAGES_OF.findall(block))) != block.count(_STAGE)
         for tag in _CONTEXT:
             if len(index.context) < KEPT_MAX:
                 index.context += [(offset + at, line) for at, line in _lines_with(block, tag)]
@@ -112,12 +124,13 @@ def build_index(path: Path) -> Index:
     return index
 
 
-def lines_of(path: Path, index: Index | None = None, size: int = PIECE) -> Iterator[tuple[int, bytes]]:
+def lines_of(path: Path, index: Index | None = None, size: int = BLOCK) -> Iterator[tuple[int, bytes]]:
     """(offset, whole lines) of at most about `size` bytes."""
     offset, rest = 0, b""
     with path.open("rb", buffering=0) as file:
         while piece := file.read(size):
-            cut = piece.rfind(b"\n") + 1
+            # Before a batch, if there is one: its stages follow it.
+            cut = piece.rfind(b"\n", 0, max(0, piece.rfind(_BATCH))) + 1 or piece.rfind(b"\n") + 1
             if not cut:
                 rest += piece
                 if len(rest) > MAX_EVENT:
@@ -130,6 +143,11 @@ def lines_of(path: Path, index: Index | None = None, size: int = PIECE) -> Itera
             yield offset, block
             offset += len(block)
             rest = piece[cut:]
+    whole = rest.rfind(b"\n") + 1
+    if rest[:whole].strip():
+        yield offset, rest[:whole]
+        offset += whole
+    rest = rest[whole:]
     if rest.strip(b" \t\r\n],"):
         # A recorder that was killed leaves its last line without an end: whole or not shows when it is read.
         if decode_object(rest.strip(b" \t\r\n,]")) is None:

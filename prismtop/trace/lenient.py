@@ -17,7 +17,7 @@ from typing import Any, cast
 
 MAX_DEPTH = 100
 """Nested deeper, an event is skipped: the deepest seen in real traces is 7."""
-_MAX_US = 9.2e15  # int64 nanoseconds
+MAX_US = 9.2e15  # int64 nanoseconds
 _BARE = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\b(?:inf(?:inity)?|nan)\b', re.IGNORECASE | re.DOTALL)
 _BAD_ESCAPE = re.compile(rb'\\(?:u[0-9a-fA-F]{4}|["\\/bfnrt])|\\', re.DOTALL)
 _loose = json.JSONDecoder(strict=False)
@@ -174,11 +174,11 @@ def ns_of(value: object) -> int | None:
         except ValueError:
             return None
     if type(value) is float:
-        if not -_MAX_US < value < _MAX_US:  # a NaN is in no range
+        if not -MAX_US < value < MAX_US:  # a NaN is in no range
             return None
         rest, whole = math.modf(value)
         return int(whole) * 1000 + round(rest * 1000)
-    if type(value) is int and -_MAX_US < value < _MAX_US:
+    if type(value) is int and -MAX_US < value < MAX_US:
         return value * 1000
     return None
 

@@ -6,7 +6,9 @@ for batch in trace.batches(): ...
 
 from __future__ import annotations
 
+import glob
 import heapq
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +20,20 @@ from prismtop.trace.cache import Cache
 from prismtop.trace.own import Dropped, GroundTruth, LostSoFar, Said, SessionInfo, StateChange
 from prismtop.trace.story import Moment, Story, open_story
 
+_LAST = re.compile(r"^(.+)\.json(\.gz)?$")
+_ROTATED = re.compile(r"\.\d{4}$")
 SAME_CLOCK_NS = 10**9
 """Sessions whose wall clock differs by less ran under one CLOCK_MONOTONIC: the rest is the clock's
 discipline."""
+
+
+PREROLL_BLOCKS = 2
+
+
+_EFFECTS = {
+    **dict.fromkeys(("slower", "effect", "yes", "true"), True),
+    **dict.fromkeys(("no effect", "no", "false"), False),
+}
 
 
 class Truth(NamedTuple):
@@ -29,13 +42,13 @@ class Truth(NamedTuple):
     Attributes:
         start_ns, end_ns: when it acted; CLOCK_MONOTONIC of the trace.
         id: its scenario.
-        effect: what the effect check said; empty without one.
+        effect: whether it was seen to have an effect on latency at all; None without an effect check.
     """
 
     start_ns: int
     end_ns: int
     id: str
-    effect: str
+    effect: bool | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,16 @@ class Trace:
         ]
         return heapq.merge(*streams, key=lambda moment: moment[0])
 
+    def shortly_before(self, time_ns: int, at_most_ns: int) -> int:
+        """A time up to `at_most_ns` before another from which on few enough blocks lie for a screen."""
+        earliest = time_ns - at_most_ns
+        for story, shift in zip(self.stories, self.shifts, strict=True):
+            base, last_us = story.session.base_ns + shift, story.index.last_us
+            block = story.index.block_before((time_ns - base) / 1000) - PREROLL_BLOCKS
+            if block >= 0:
+                earliest = max(earliest, base + round(last_us[block] * 1000))
+        return max(self.start_ns, min(earliest, time_ns))
+
     def batches(self, from_ns: int | None = None) -> Iterator[Batch]:
         """Batches in order of their end."""
         return (noun for _, noun in self.moments(from_ns) if isinstance(noun, Batch))
@@ -129,20 +152,21 @@ class Trace:
                 noun.start_ns + shift,
                 noun.start_ns + noun.duration_ns + shift,
                 noun.scenario,
-                str(noun.args.get("effect_check") or ""),
+                _effect(noun.args.get("effect_check")),
             )
             for story, shift in zip(self.stories, self.shifts, strict=True)
             for _, noun in story.marks()
             if isinstance(noun, GroundTruth)
         ]
-        return tuple(sorted(made))
+        return tuple(sorted(made, key=lambda truth: truth[:3]))
 
 
 def load(paths: Sequence[Path | str], cache: Cache | None = None) -> Trace:
     """Open traces; several are put on one timeline by their wall clocks.
 
     Args:
-        paths: files of any dialect; segments of one recording, or several ranks.
+        paths: files of any dialect; segments of one recording, or several ranks. The last segment of a
+            recording brings those before it, which lie beside it as `NAME.0000.json.gz` and so on.
         cache: where indexes are kept; by default the user's cache directory.
 
     Raises:
@@ -151,7 +175,8 @@ def load(paths: Sequence[Path | str], cache: Cache | None = None) -> Trace:
     """
     if not paths:
         raise UsageError("no trace was named.", fix="Name one: `prismtop replay FILE`.")
-    stories = [open_story(Path(path), cache) for path in dict.fromkeys(map(str, paths))]
+    named = [open_story(Path(path), cache) for path in dict.fromkeys(map(str, paths))]
+    stories = list({story.path.resolve(): story for one in named for story in _segments(one, cache)}.values())
     stories.sort(key=lambda story: (story.session.base_ns, story.session.segment, story.start_ns))
     clock = stories[0].session.clock
     shifts = []
@@ -176,6 +201,30 @@ def load(paths: Sequence[Path | str], cache: Cache | None = None) -> Trace:
         end_ns=end,
         notes=tuple(dict.fromkeys(note for story in stories for note in story.notes)),
     )
+
+
+def _effect(said: object) -> bool | None:
+    """What an effect check said, as text or truth value; None for anything that is no answer."""
+    if isinstance(said, str):
+        return _EFFECTS.get(said.lower())
+    return said if isinstance(said, bool) else None
+
+
+def _segments(last: Story, cache: Cache | None) -> list[Story]:
+    """A file, after the segments of the same recording that were rotated away before it."""
+    found = _LAST.match(last.path.name)
+    if not last.session.segment or found is None or _ROTATED.search(found[1]):
+        return [last]
+    beside = last.path.parent.glob(f"{glob.escape(found[1])}.[0-9][0-9][0-9][0-9].json*")
+    earlier = []
+    for path in sorted(beside):
+        try:
+            story = open_story(path, cache)
+        except UsageError:
+            continue
+        if story.session.base_ns == last.session.base_ns and story.session.segment < last.session.segment:
+            earlier.append(story)
+    return [*earlier, last]
 
 
 def _shifted(moments: Iterator[Moment], shift: int) -> Iterator[Moment]:

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from prismtop.model import Frame, Recording
 from prismtop.safe_text import safe_file_name, safe_text
 from prismtop.settings import Settings
 from prismtop.trace.events import Encoder, events_of
+from prismtop.trace.own import GroundTruth
 from prismtop.trace.ring import Ring
 from prismtop.trace.segments import refusal
 from prismtop.trace.writer import Chunk, Limits, TraceWriter
@@ -87,16 +88,27 @@ class Recorder:
                 self._encoder = Encoder(frame)
                 self._engine = safe_file_name(frame.group.engine, 40)
             self._now_ns = frame.time_ns
-            events = events_of(frame, self._encoder)
-            if events:
-                chunk = Chunk(frame.time_ns, ",\n".join(events).encode(), len(events))
-                self._ring.add(chunk)
-                if self._writer is not None:
-                    self._writer.put(chunk)
-                if self._alert is not None:
-                    self._alert.writer.put(chunk)
+            self._put(events_of(frame, self._encoder))
             self._follow_alerts(frame)
             return self._writer.status() if self._writer is not None else None
+
+    def label(self, fault: GroundTruth) -> None:
+        """Record a fault that was injected on purpose, once it is over. Before the first frame it is not
+        taken.
+        """
+        with self._lock:
+            if self._encoder is not None:
+                self._put(self._encoder.ground_truth(fault))
+
+    def _put(self, events: Sequence[str]) -> None:
+        if not events:
+            return
+        chunk = Chunk(self._now_ns, ",\n".join(events).encode(), len(events))
+        self._ring.add(chunk)
+        if self._writer is not None:
+            self._writer.put(chunk)
+        if self._alert is not None:
+            self._alert.writer.put(chunk)
 
     def start(self, path: str | Path | None = None, past_s: float | None = None) -> Recording:
         """Begin a recording with the past that is remembered.

@@ -39,7 +39,7 @@ class Block:
 class Ring:
     """Keeps the events of the last `past_s` seconds, or as many as fit into `max_bytes` unpacked.
 
-    In memory they are compressed, five to ten times smaller. Not thread safe.
+    In memory they are compressed, five to ten times smaller, unless it is only for a moment. Not thread safe.
     """
 
     def __init__(self, past_s: float, max_bytes: int = 64 << 20) -> None:
@@ -47,7 +47,7 @@ class Ring:
         self._max_bytes = max_bytes
         self._blocks: deque[Block] = deque()
         self._size = 0
-        self._open: list[Chunk] = []
+        self._open: deque[Chunk] = deque()
         self._open_size = 0
 
     @property
@@ -59,7 +59,10 @@ class Ring:
         """Remember the events of one frame; forget what is too old."""
         self._open.append(chunk)
         self._open_size += len(chunk.text)
-        if self._open_size >= BLOCK_BYTES or chunk.time_ns - self._open[0].time_ns >= BLOCK_NS:
+        if self.past_ns <= BLOCK_NS:
+            while self._open[0].time_ns < chunk.time_ns - self.past_ns or self._open_size > self._max_bytes:
+                self._open_size -= len(self._open.popleft().text)
+        elif self._open_size >= BLOCK_BYTES or chunk.time_ns - self._open[0].time_ns >= BLOCK_NS:
             self._close_block()
         while self._blocks and (
             self._blocks[0].last_ns < chunk.time_ns - self.past_ns or self._size > self._max_bytes
@@ -86,4 +89,5 @@ class Ring:
         )
         self._blocks.append(block)
         self._size += block.size
-        self._open, self._open_size = [], 0
+        self._open.clear()
+        self._open_size = 0

@@ -33,7 +33,7 @@ from prismtop.trace.cache import MAX_BYTES, Cache
 from prismtop.trace.dialects.found import Foreign
 from prismtop.trace.events import Decoding, Encoder, decode, unfinished
 from prismtop.trace.index import CANONICAL, Index, build_index, events_in, read_block
-from prismtop.trace.lenient import arguments, decode_object, ns_of
+from prismtop.trace.lenient import MAX_US, arguments, decode_object, ns_of
 from prismtop.trace.own import SESSION_EVENT, Dropped, GroundTruth, LostSoFar, Said, SessionInfo, StateChange
 from prismtop.trace.reader import TraceReader
 from prismtop.trace.sound import sound
@@ -42,6 +42,7 @@ from prismtop.trace.unpack import Unpacked
 Moment: TypeAlias = tuple[int, object]
 """(when the session saw it, CLOCK_MONOTONIC ns of the trace; the noun)."""
 FRAME_BATCHES = 256
+_NUMBERS = (float, int)
 
 
 @dataclass(frozen=True)
@@ -366,10 +367,9 @@ def _frames(found: Foreign) -> Iterator[tuple[list[Batch], list[Counter]]]:
 
 def _decoded(event: dict[str, Any], state: Decoding) -> object | None:
     """The noun of an event, when both are what they should be."""
-    if type(event.get("ts", 0)) not in (int, float) or type(event.get("dur", 0)) not in (int, float):
-        return None
-    if ns_of(event.get("ts", 0)) is None or ns_of(event.get("dur", 0)) is None:
-        return None
+    for time_us in (event.get("ts", 0), event.get("dur", 0)):
+        if type(time_us) not in _NUMBERS or not -MAX_US < time_us < MAX_US:  # a NaN is in no range
+            return None
     before = state.session
     try:
         noun = decode(event, state)

@@ -200,6 +200,7 @@ class TraceWriter:
             return
         self._live = live
         self._opened.set()
+        written = 0.0
         try:
             for events in past:
                 text = events.text
@@ -209,11 +210,16 @@ class TraceWriter:
                 with self._wake:
                     while not self._queue and not self._closing.is_set():
                         self._wake.wait()
+                    # Frames come farther apart than this: one wake-up for each, and none for nothing.
+                    soon = written + self._limits.flush_s - time.monotonic()
+                if soon > 0:
+                    self._closing.wait(soon)
+                with self._wake:
                     items = list(self._queue)
                 self._empty(items)
+                written = time.monotonic()
                 if self._closing.is_set() and not self._queue:
                     break
-                self._closing.wait(self._limits.flush_s)
             self._finish()
         except OSError as error:
             self._fail(error.strerror or "the disk failed")

@@ -10,27 +10,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from textual.app import App
-from textual.driver import Driver
 from textual.message import Message
 
 from prismtop.errors import EXIT_OK, PrismtopError, UnavailableError, UsageError
 from prismtop.model import Batch, Frame
 from prismtop.safe_text import safe_text
+from prismtop.tui.base import ScreenApp, require_terminal
 from prismtop.tui.collector import Collector, Ticking
 from prismtop.tui.controls import NO_DEEPDIVE, NO_RECORDING, READONLY, Controls, controls_of
-from prismtop.tui.keymap import Keymap
 from prismtop.tui.keys import PANELS
-from prismtop.tui.lines import Lines
 from prismtop.tui.list_screen import ListScreen
-from prismtop.tui.look import ASCII, UNICODE, Look
 from prismtop.tui.overlay import confirm
 from prismtop.tui.screens import PanelScreen
-from prismtop.tui.themes import DEFAULT, NO_COLOUR, ThemeFile, choose, load_themes, theme_dirs
 from prismtop.tui.view import View
 
-RESIZE_REPAINT_S = 0.1
 COLLECTOR_END_S = 5.0
 """How long a tick that is under way may take to end after the screen was left."""
 
@@ -62,103 +57,6 @@ class Answered(Message):
         self.result = result
 
 
-class ScreenApp(App[None], inherit_bindings=False):
-    """What the watching screen and the picker share: theme, thrifty driver, no traceback on the terminal."""
-
-    ENABLE_COMMAND_PALETTE = False
-
-    def __init__(self, settings: object) -> None:
-        self.failure: Exception | None = None
-        self._sized = False
-        super().__init__(driver_class=driver_class())
-        self.animation_level = "none"
-        self.settings = settings
-        self.keymap = Keymap(getattr(settings, "keys", None))
-        self.themes, self.theme_problems = _themes(settings)
-        wanted = str(getattr(settings, "theme", DEFAULT))
-        self.theme_file: ThemeFile = choose(self.themes, wanted, no_colour=self.no_color)
-        self.plain = bool(getattr(settings, "ascii", False)) or not _can_encode()
-        self.mouse = not getattr(settings, "no_mouse", False)
-        self.look: Look = self.theme_file.look(ASCII if self.plain else UNICODE)
-        self.register_theme(self.theme_file.textual)
-        self.theme = self.theme_file.textual.name
-
-    def on_resize(self) -> None:
-        """Terminals rearrange their cells when they are resized.
-
-        What was drawn for the old size may still be written after this, and then be cut or wrapped by a
-        terminal that has the new one: so everything is sent once more when the new layout is there.
-        """
-        self._forget_cells()
-        if self._sized:
-            self.set_timer(RESIZE_REPAINT_S, self.repaint)
-        self._sized = True
-
-    def use_theme(self, name: str) -> None:
-        """Draw in another theme from now on; under NO_COLOR only the one without colours is used."""
-        if name == self.theme_file.name or (self.no_color and name != NO_COLOUR):
-            return
-        self.theme_file = self.themes[name]
-        self.register_theme(self.theme_file.textual)
-        self.theme = self.theme_file.textual.name
-        self._use_look()
-
-    def toggle_ascii(self) -> None:
-        """ASCII or the terminal's own character set."""
-        self.plain = not self.plain
-        self._use_look()
-
-    def toggle_mouse(self) -> None:
-        """Take the mouse, or leave it to the terminal, which then selects text."""
-        self.mouse = not self.mouse
-        switch = "_enable_mouse_support" if self.mouse else "_disable_mouse_support"
-        change: Callable[[], None] | None = getattr(self._driver, switch, None)
-        if change is not None:
-            change()
-
-    def _use_look(self) -> None:
-        self.look = self.theme_file.look(ASCII if self.plain else UNICODE)
-        for screen in self.screen_stack:
-            for widget in screen.query(Lines):
-                widget.use(self.look)
-            redraw: Callable[[], None] | None = getattr(screen, "redraw", None)
-            if redraw is not None:
-                redraw()
-        self.screen.refresh()
-
-    def repaint(self) -> None:
-        """Send the whole screen again."""
-        if not self.screen_stack:  # it ends
-            return
-        self._forget_cells()
-        self.screen.refresh()
-        for widget in self.screen.query("*"):
-            widget.refresh()
-
-    def _forget_cells(self) -> None:
-        forget: Callable[[], None] | None = getattr(self._driver, "forget", None)
-        if forget is not None:
-            forget()
-
-    def _fatal_error(self) -> None:
-        # Textual would print a traceback with the values of local variables: text of the target, unescaped.
-        # The error is kept in `_exception` and becomes one sentence in `raise_failure`.
-        self._close_messages_no_wait()
-
-    def raise_failure(self) -> None:
-        """After the terminal was restored: raise what went wrong, as one sentence."""
-        error = self.failure or self._exception
-        if error is None:
-            return
-        if isinstance(error, PrismtopError):
-            raise error
-        raise UnavailableError(
-            f"{'Collecting' if self.failure else 'Drawing the screen'} failed with "
-            f"{type(error).__name__}: {safe_text(str(error), 200)}.",
-            fix="Run `prismtop watch` for plain output, and report this.",
-        ) from error
-
-
 class PrismtopApp(ScreenApp):
     """The watching screen."""
 
@@ -173,6 +71,8 @@ class PrismtopApp(ScreenApp):
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         super().__init__(settings)
+        self.ended_by: int | None = None
+        self._loop_of_screen: asyncio.AbstractEventLoop | None = None
         self.now_ns = now_ns
         self.controls = controls or controls_of(session)
         self.view = View(ui_hz=_ui_hz(settings), readonly=bool(getattr(settings, "readonly", False)))
@@ -191,17 +91,18 @@ class PrismtopApp(ScreenApp):
         return ListScreen()
 
     def on_mount(self) -> None:
-        """Start collecting; leave in good order when the terminal goes away."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            try:
-                loop.add_signal_handler(number, self.exit)
-            except (RuntimeError, ValueError):  # not the main thread: tests, textual serve
-                break
+        """Start collecting."""
+        self._loop_of_screen = asyncio.get_running_loop()
         # What was imported stays: the garbage collector need not walk through it again and again.
         gc.freeze()
         self.start_collecting()
         self.set_interval(1.0, self.refresh_ages)
+
+    def end_by(self, number: int, _: object = None) -> None:
+        """A signal handler: leave in good order. SIGHUP: the terminal is gone."""
+        self.ended_by = self.ended_by or number
+        if self._loop_of_screen is not None and not self._loop_of_screen.is_closed():
+            self._loop_of_screen.call_soon_threadsafe(self.exit)
 
     def start_collecting(self) -> None:
         """Start the collector's thread."""
@@ -386,7 +287,7 @@ def run_app(session: Ticking, *, settings: object, controls: Controls | None = N
         controls: what keys may ask for; by default what the session offers (`controls_of`).
 
     Returns:
-        0.
+        0; 128 and the number of the signal that ended it.
 
     Raises:
         UsageError: there is no such theme, or the keymap makes no sense.
@@ -396,33 +297,45 @@ def run_app(session: Ticking, *, settings: object, controls: Controls | None = N
     """
     require_terminal()
     app = PrismtopApp(session, settings, controls=controls)
+    before = _handled(app.end_by)
     try:
         app.run(mouse=not getattr(settings, "no_mouse", False))
     finally:
         app.collector.stop()
         app.collector.ended.wait(COLLECTOR_END_S)
-    app.raise_failure()
-    return EXIT_OK
+        for number, handler in before.items():
+            # A shell sends it once more after the terminal's own: what has to be done yet must not be cut.
+            again = number == signal.SIGHUP and app.ended_by == number
+            signal.signal(number, signal.SIG_IGN if again else handler)
+    if app.ended_by is None and _terminal_lost():
+        app.ended_by = signal.SIGHUP  # reading noticed it first
+    if app.ended_by is None:
+        app.raise_failure()
+        return EXIT_OK
+    recording = app.view.latest.recording if app.view.latest else None
+    if app.ended_by == signal.SIGHUP and recording and not recording.error and app.controls.lost:
+        app.controls.lost()
+    return 128 + app.ended_by
 
 
-def require_terminal() -> None:
-    """Raise UnavailableError unless the screen can be drawn here, or in a browser (`prismtop serve`)."""
-    if os.environ.get("TEXTUAL_DRIVER"):
-        return
-    if not (sys.__stdin__ and sys.__stdin__.isatty() and sys.__stderr__ and sys.__stderr__.isatty()):
-        raise UnavailableError(
-            "The screen needs a terminal, and standard input or standard error is none.",
-            fix="Use `prismtop watch` in scripts and pipes.",
-        )
-
-
-def driver_class() -> type[Driver] | None:
-    """The thrifty driver, unless Textual was told to use another (a browser)."""
+def _terminal_lost() -> bool:
     if os.environ.get("TEXTUAL_DRIVER") or sys.platform == "win32":
-        return None
-    from prismtop.tui.driver import ThriftyDriver
+        return False
+    from prismtop.tui.driver import terminal_lost
 
-    return ThriftyDriver
+    return terminal_lost()
+
+
+def _handled(end: Callable[[int, object], None]) -> dict[int, Any]:
+    """Have SIGTERM and SIGHUP end the screen; the handlers of before, by signal."""
+    before: dict[int, Any] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        try:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                before[number] = signal.signal(number, end)
+        except ValueError:  # not the main thread
+            break
+    return before
 
 
 def _ui_hz(settings: object) -> float:
@@ -430,22 +343,3 @@ def _ui_hz(settings: object) -> float:
     if value:
         return float(value)
     return 1.0 if os.environ.get("SSH_CONNECTION") else 2.0
-
-
-def _can_encode() -> bool:
-    """Whether the terminal's character set has the bar's characters."""
-    encoding = getattr(sys.__stderr__, "encoding", None) or "ascii"
-    try:
-        "".join(UNICODE.stages.values()).encode(encoding)
-    except (UnicodeError, LookupError):
-        return False
-    return True
-
-
-def _themes(settings: object) -> tuple[dict[str, ThemeFile], tuple[str, ...]]:
-    config_dir = getattr(settings, "config_dir", None)
-    if config_dir is None:
-        from prismtop.settings import config_dir as platform_dir
-
-        config_dir = platform_dir()
-    return load_themes(theme_dirs(Path(config_dir)))

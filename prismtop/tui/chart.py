@@ -42,7 +42,7 @@ def history_spark(values: Sequence[float | None], now: int, width: int, glyphs: 
     """A counter's history of one value a second; `now` is the second of the last one."""
     if width <= 0 or not values:
         return " " * width
-    blank = window_end(now, width, 2) - 1 - now
+    blank = window_end(now, width, 3) - 1 - now
     shown = values[-(width - blank) :] if width > blank else values[-1:]
     known = [value for value in shown if value is not None]
     if not known:

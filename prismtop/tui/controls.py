@@ -61,12 +61,14 @@ class Controls:
         deepdive: captures everything for a moment; what it returns is shown. Same thread, so it must only
             start the capture.
         replay: steers a replay.
+        lost: called when the terminal was lost while something was being recorded.
     """
 
     start_recording: Callable[[], object] | None = None
     stop_recording: Callable[[], object] | None = None
     deepdive: Callable[[], object] | None = None
     replay: ReplayKeys | None = None
+    lost: Callable[[], object] | None = None
 
 
 NO_RECORDING = "this session cannot record"

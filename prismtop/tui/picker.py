@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.screen import Screen
 
 from prismtop.model import Group
-from prismtop.tui.app import ScreenApp, require_terminal
+from prismtop.tui.base import ScreenApp, require_terminal
 from prismtop.tui.keys import PICKER
 from prismtop.tui.lines import Lines
 from prismtop.tui.panels import picker

@@ -10,17 +10,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WAIT_S = 60.0
 
 
-@contextmanager
-def demo_engine() -> Iterator[int]:
+@pytest.fixture(scope="module")
+def engine() -> Iterator[int]:
     """The pid of an engine under load."""
     sizes = ["--port", "0"]
     server = subprocess.Popen(
@@ -54,7 +54,7 @@ def scrape(url: str) -> dict[str, float]:
     return made
 
 
-def test_an_engine_is_exported_with_its_latencies_and_counters_until_a_signal_comes() -> None:
+def test_an_engine_is_exported_with_its_latencies_and_counters_until_a_signal_comes(engine: int) -> None:
     wanted = {
         "prismtop_batch_duration_seconds_count",
         "prismtop_stage_duration_seconds_sum",
@@ -68,21 +68,20 @@ def test_an_engine_is_exported_with_its_latencies_and_counters_until_a_signal_co
     }
     if not Path("/proc/pressure/cpu").exists():
         wanted.discard("prismtop_host_pressure_cpu_some_ratio")
-    with demo_engine() as pid:
-        export = subprocess.Popen(
-            [sys.executable, "-m", "prismtop", "export", "--pid", str(pid), "--prometheus", ":0", "--json"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert export.stdout is not None
-        url = json.loads(export.stdout.readline())["prometheus"]
-        end = time.monotonic() + WAIT_S
-        while not wanted <= (found := scrape(url)).keys():
-            assert time.monotonic() < end, wanted - found.keys()
-            time.sleep(0.3)
-        export.send_signal(signal.SIGTERM)
-        _, errors = export.communicate(timeout=WAIT_S)
+    export = subprocess.Popen(
+        [sys.executable, "-m", "prismtop", "export", "--pid", str(engine), "--prometheus", ":0", "--json"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert export.stdout is not None
+    url = json.loads(export.stdout.readline())["prometheus"]
+    end = time.monotonic() + WAIT_S
+    while not wanted <= (found := scrape(url)).keys():
+        assert time.monotonic() < end, wanted - found.keys()
+        time.sleep(0.3)
+    export.send_signal(signal.SIGTERM)
+    _, errors = export.communicate(timeout=WAIT_S)
     assert found["prismtop_batch_duration_seconds_count"] > 0
     assert found["prismtop_process_threads_count"] >= 2
     assert export.returncode == 143
@@ -90,15 +89,12 @@ def test_an_engine_is_exported_with_its_latencies_and_counters_until_a_signal_co
     assert "Traceback" not in errors.decode()
 
 
-def test_watch_shows_counters_of_the_engine_only_when_asked() -> None:
-    with demo_engine() as pid:
-        command = [sys.executable, "-m", "prismtop", "watch", "--pid", str(pid), "--json", "--duration", "3"]
-        plain = subprocess.run(
-            [*command, "-n", "3"], cwd=ROOT, capture_output=True, check=True, timeout=WAIT_S
-        )
-        asked = subprocess.run(
-            [*command, "--counters"], cwd=ROOT, capture_output=True, check=True, timeout=WAIT_S
-        )
+def test_watch_shows_counters_of_the_engine_only_when_asked(engine: int) -> None:
+    command = [sys.executable, "-m", "prismtop", "watch", "--pid", str(engine), "--json", "--duration", "3"]
+    plain = subprocess.run([*command, "-n", "3"], cwd=ROOT, capture_output=True, check=True, timeout=WAIT_S)
+    asked = subprocess.run(
+        [*command, "--counters"], cwd=ROOT, capture_output=True, check=True, timeout=WAIT_S
+    )
     assert b'"type":"counter"' not in plain.stdout
     lines = [json.loads(line) for line in asked.stdout.splitlines()]
     counters = [line for line in lines if line["type"] == "counter"]

@@ -318,11 +318,55 @@ def test_chrome_shows_everything_that_a_repair_kept(tmp_path: Path) -> None:
         assert seen["warnings"] == [], name
 
 
+# -- traces of others
+
+
+DATA = ROOT.parent / "shared" / "data" / "traces"
+FOREIGN = (
+    "vllm_prefill_decode_piecewise",
+    "hta_sampled_rank0",
+    "hf_qwen1.5_0.5b_h100",
+    "hta_nccl",
+    "hta_amd_mi250",
+)
+needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"no {DATA}")
+
+
+@needs_data
+@needs_perfetto
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if n > 1 else []) for n, name in enumerate(FOREIGN)]
+)
+def test_check_counts_the_slices_that_perfetto_drops_from_a_real_profile(
+    tmp_path: Path, perfetto: Perfetto, name: str
+) -> None:
+    path = DATA / f"{name}.json.gz"
+    found = {finding.rule: finding.count for finding in check(path).findings}
+    seen = perfetto.load(path)
+    assert found.get("overlap", 0) == seen.errors.get("slice_drop_overlapping_complete_event", 0)
+    assert bool(found) is bool(seen.errors)
+    repair(path, tmp_path / "whole.json.gz")
+    repaired = perfetto.load(tmp_path / "whole.json.gz")
+    assert repaired.errors == {}
+    assert repaired.slices == seen.slices + found.get("overlap", 0)
+
+
+@needs_data
+@needs_perfetto
+def test_perfetto_shows_the_ranks_of_a_real_profile_side_by_side(tmp_path: Path, perfetto: Perfetto) -> None:
+    ranks = [DATA / f"hta_sampled_rank{rank}.json.gz" for rank in (0, 1)]
+    merge(ranks, tmp_path / "all.json.gz")
+    each = [perfetto.load(path) for path in ranks]
+    both = perfetto.load(tmp_path / "all.json.gz")
+    assert both.errors == {}
+    assert both.slices == sum(seen.slices for seen in each)
+
+
 # -- kill -9
 
 
 def test_kill_9_loses_no_more_than_the_last_150_ms(tmp_path: Path) -> None:
-    for number in range(5):
+    for number in range(3):
         path = tmp_path / f"run{number}.json"
         said = killed_recording(path, after=lambda: True, minimum=5 + number)
         killed_at = said[-1][1]

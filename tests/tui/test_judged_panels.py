@@ -172,7 +172,8 @@ def reading(name: str, device: str, unit: str, value: float | None, **changes: A
     [
         ("gpu_sm_clock_mhz", "gpu 0", "gpu0 sm clock"),
         ("host_cpu_busy_ratio", "host", "cpu busy"),
-        ("process_cpu_ratio", "pid 4242", "pid4242 cpu"),
+        ("process_cpu_ratio", "pid 4242", "4242 cpu"),
+        ("thread_runq_wait_ratio", "pid 4242 tid 4250 python", "python runq wait"),
         ("gpu_memory_used_bytes", "gpu 1", "gpu1 mem used"),
         ("net_receive_bytes_per_s", "eth0", "eth0 rx"),
         ("rdma_transmit_bytes_per_s", "mlx5_0", "mlx5_0 tx"),

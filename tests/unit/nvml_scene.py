@@ -11,6 +11,7 @@ import mmap
 import os
 from typing import Any
 
+from prismtop.counters import nvidia_events
 from prismtop.counters.device import Absent, Where
 from prismtop.counters.nvidia import open_reader
 from prismtop.counters.sheet import Sheet
@@ -60,6 +61,7 @@ class Scene:
             self._map = mmap.mmap(file.fileno(), ctypes.sizeof(Control))
         self.c = Control.from_buffer(self._map)
         os.environ["NVML_STUB"] = control
+        nvidia_events._WAIT_MS = 40  # how long `close` waits for the thread at most
         # Loaded under its SONAME first, so the binding's CDLL("libnvidia-ml.so.1") finds it.
         ctypes.CDLL(library)
         self.c.ngpu, self.c.gpm = 2, 1

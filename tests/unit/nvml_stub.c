@@ -85,8 +85,11 @@ R nvmlDeviceGetPcieThroughput(void *h, int c, unsigned *v) { D(h) usleep(20000);
 typedef struct { unsigned pid; ull ts; unsigned sm, mem, enc, dec; } pu;
 R nvmlDeviceGetProcessUtilization(void *h, pu *b, unsigned *n, ull since) {
     D(h) if (!C->pid[i] || !C->util[i]) return NOTFOUND;
-    if (!b || *n < 1) { *n = 1; return INSUF; }
-    *n = 1; b->pid = C->pid[i]; b->ts = us(); b->sm = C->util[i]; b->mem = C->memutil[i]; b->enc = b->dec = 0; return OK;
+    if (!b || *n < 2) { *n = 2; return INSUF; }
+    *n = 1 + (C->other_pid[i] != 0);
+    b[0] = (pu){C->pid[i], us(), C->util[i], C->memutil[i], 0, 0};
+    if (C->other_pid[i]) b[1] = (pu){C->other_pid[i], us(), 15, 5, 0, 0};
+    return OK;
 }
 typedef struct { unsigned pid; ull used; unsigned gi, ci; } pi;
 R nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *n, pi *b) {

@@ -76,6 +76,7 @@ def test_every_counter_of_a_gpu_at_work(library: Path, tmp_path: Path) -> None:
         "gpu_sm_occupancy_ratio": 0.25,
         "gpu_tensor_active_ratio": 0.125,
         "gpu_dram_active_ratio": 0.44,
+        "gpu_others_busy_ratio": 0.15,
         "gpu_others_count": 1,
         "gpu_others_memory_bytes": 30 * GIB,
     }
@@ -118,35 +119,34 @@ def test_what_a_device_does_not_support_is_a_reason_and_not_asked_again_at_once(
     assert later["gpu_busy_ratio gpu 0"][0] == 0.8
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [(4, "no permission"), (10, "did not answer in time"), (17, "operating system"), (999, "NVML error 999")],
-)
-def test_every_failing_call_is_told_in_words(library: Path, tmp_path: Path, code: int, words: str) -> None:
+def test_every_failing_call_is_told_in_words(library: Path, tmp_path: Path) -> None:
+    codes = {4: "no permission", 10: "did not answer in time", 17: "operating system", 999: "NVML error 999"}
     told = play(
         library,
         tmp_path,
         f"""
         names = "ClockInfo PowerUsage Temperature MemoryInfo FieldValues ComputeRunningProcesses_v3".split()
-        scene.errors(**{{f"nvmlDeviceGet{{name}}_at_0": {code} for name in names}})
-        scene.open(target(os.getpid()))
-        first = scene.round()
-        scene.reader.close()
-        tell(first)
+        made = []
+        for code in {list(codes)}:
+            scene.errors(**{{f"nvmlDeviceGet{{name}}_at_0": code for name in names}})
+            scene.open(target(os.getpid()))
+            made.append(scene.round())
+            scene.reader.close()
+        tell(*made)
         """,
     )
-    (first,) = told["rounds"]
-    for name in (
-        "gpu_sm_clock_mhz",
-        "gpu_power_watts",
-        "gpu_temperature_celsius",
-        "gpu_memory_used_bytes",
-        "gpu_pcie_receive_bytes_per_s",
-        "gpu_others_memory_bytes",
-    ):
-        assert first[f"{name} gpu 0"][0] is None
-        assert words in first[f"{name} gpu 0"][1]
-    assert first["gpu_power_watts gpu 1"][0] == 650
+    for words, made in zip(codes.values(), told["rounds"], strict=True):
+        for name in (
+            "gpu_sm_clock_mhz",
+            "gpu_power_watts",
+            "gpu_temperature_celsius",
+            "gpu_memory_used_bytes",
+            "gpu_pcie_receive_bytes_per_s",
+            "gpu_others_memory_bytes",
+        ):
+            assert made[f"{name} gpu 0"][0] is None
+            assert words in made[f"{name} gpu 0"][1]
+        assert made["gpu_power_watts gpu 1"][0] == 650
 
 
 def test_power_falls_back_to_the_average_where_there_is_no_instant_power(
@@ -449,31 +449,30 @@ def test_one_broken_gpu_does_not_hide_the_others(library: Path, tmp_path: Path) 
     assert "the GPU is lost" in first["gpu_busy_ratio gpu 1"][1]
 
 
-@pytest.mark.parametrize(
-    ("code", "words", "fix"),
-    [
-        (9, "the driver is not loaded", "nvidia-smi"),
-        (18, "different versions", "Reboot"),
-        (4, "no permission", "as root"),
-    ],
-)
-def test_a_driver_that_does_not_start_says_what_helps(
-    library: Path, tmp_path: Path, code: int, words: str, fix: str
-) -> None:
+def test_a_driver_that_does_not_start_says_what_helps(library: Path, tmp_path: Path) -> None:
+    expected = {
+        9: ("the driver is not loaded", "nvidia-smi"),
+        18: ("different versions", "Reboot"),
+        4: ("no permission", "as root"),
+    }
     (tmp_path / "nvidia0").touch()
     told = play(
         library,
         tmp_path,
         f"""
-        scene.errors(nvmlInitWithFlags={code})
-        absent = scene.open()
-        tell(reason=absent.reason, fix=absent.fix, hardware=absent.hardware)
+        found = []
+        for code in {list(expected)}:
+            scene.errors(nvmlInitWithFlags=code)
+            absent = scene.open()
+            found.append([absent.reason, absent.fix, absent.hardware])
+        tell(found=found)
         """,
         FAKE_DEV=str(tmp_path),
     )
-    assert words in told["reason"]
-    assert fix in told["fix"]
-    assert told["hardware"] is True
+    for (words, help_), (why, fix, hardware) in zip(expected.values(), told["found"], strict=True):
+        assert words in why
+        assert help_ in fix
+        assert hardware is True
 
 
 def test_a_driver_without_gpus_is_shut_down_again(library: Path, tmp_path: Path) -> None:
@@ -522,3 +521,27 @@ def test_an_old_driver_misses_symbols_and_shows_the_rest(tmp_path: Path) -> None
     assert "too old" in second["gpu_sm_active_ratio gpu 0"][1]
     assert "too old" in second["gpu_pcie_transmit_bytes_per_s gpu 0"][1]
     assert told["misuse"] == 0
+
+
+def test_no_counter_of_a_gpu_is_missing_in_silence(library: Path, tmp_path: Path) -> None:
+    """Whatever fails: after two rounds each counter of the device has a value or a reason."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        from prismtop.counters.device import missing
+        calls = "UtilizationRates ClockInfo PowerUsage Temperature MemoryInfo FieldValues".split()
+        made = {}
+        for code in (0, 3, 4, 15, 999):
+            for gpm in (0, 1):
+                c.gpm = gpm
+                scene.errors(**{f"nvmlDeviceGet{name}": code for name in calls if code})
+                scene.sheet = Sheet()
+                scene.open()
+                told = {**scene.round(), **scene.round()}
+                scene.reader.close()
+                made[f"{code} {gpm}"] = [n for n in missing(()) if f"{n} gpu 0" not in told]
+        tell(made=made)
+        """,
+    )
+    assert {case: names for case, names in told["made"].items() if names} == {}

@@ -223,3 +223,16 @@ def test_a_thread_name_cannot_carry_control_characters(tmp_path: Path) -> None:
     (tmp_path / "42/task/42/comm").write_text("a\x1b[2J\n")
     first = Rounds(ProcessReader([ProcessId(42, 999)], where)).round()
     assert hot_tids(first) == {"pid 42 tid 42 a\ufffd[2J"}
+
+
+def test_a_process_that_cannot_be_read_for_a_while_has_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(path: str) -> list[str]:
+        raise OSError(24, "Too many open files")
+
+    rounds = Rounds(ProcessReader([ProcessId(42, 999)], proc(tmp_path, 0)))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", exhausted)
+        assert "Too many open files" in reason(rounds.round(), "process_cpu_ratio", "pid 42")
+    assert value(rounds.round(), "process_threads_count", "pid 42") == 1

@@ -391,3 +391,24 @@ def test_every_vendor_of_the_list_is_a_module_with_an_opener(tmp_path: Path) -> 
     for reader in readers:
         reader.close()
     assert len(readers) + len(absent) == len(device.VENDORS)
+
+
+def untold(rounds: Rounds, at: str) -> set[str]:
+    """Counters of a whole device that have neither a value nor a reason after two rounds."""
+    readings = rounds.round()
+    readings.update(rounds.round())
+    told = {
+        name for (name, where), c in readings.items() if where == at and (c.value is not None or c.reason)
+    }
+    return set(device.missing(())) - told
+
+
+@pytest.mark.usefixtures("no_smi")
+def test_no_counter_of_a_device_is_missing_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for driver, module in (("amdgpu", amd), ("xe", intel), ("i915", intel), ("panthor", drm)):
+        where = card(tmp_path / driver, driver, {})
+        assert untold(reader_of(module.open_reader(where)), "gpu card1") == set(), driver
+    npu = ascend.open_reader(npu_smi(tmp_path, monkeypatch, NPU_SMI))
+    assert untold(reader_of(npu), "npu 0") == set()

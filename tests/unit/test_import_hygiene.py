@@ -53,10 +53,11 @@ def test_a_headless_command_imports_nothing_heavy(argv: list[str]) -> None:
     assert not {name for name in HEAVY if name in loaded}
 
 
-def test_the_modules_of_watch_import_nothing_heavy() -> None:
+def test_the_modules_of_watch_and_record_import_nothing_heavy() -> None:
     program = (
         "import sys, json, prismtop.commands.watch, prismtop.commands.demo;"
         "import prismtop.sources.live, prismtop.session;"
+        "import prismtop.commands.record, prismtop.trace.recorder, prismtop.commands.trace_files;"
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run(

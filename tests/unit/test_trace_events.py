@@ -183,6 +183,13 @@ def test_a_counter_has_one_finite_number_and_nothing_else() -> None:
         assert math.isfinite(event["args"]["value"])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_workload_value_that_is_no_number_is_not_recorded(value: float) -> None:
+    batch = make_batch(0, START, workload=Workload(4, kv_usage=value))
+    (found,) = of_type(Batch, encoded(make_frame(0, time_ns=START, new_batches=(batch,))))
+    assert found.workload == Workload(4)
+
+
 def test_times_are_microseconds_with_three_decimals_from_a_base() -> None:
     texts = [text for text in encoded(full_frame()) if '"cat":"batch"' in text]
     assert f'"ts":{(START - (START + 100 * MS) + BEFORE_NS) // 1000}.' in texts[0]

@@ -203,6 +203,21 @@ def test_segments_of_one_recording_follow_each_other_in_any_order_of_naming(
     assert [batch.seq for batch in found.batches()] == list(range(20))
 
 
+def test_the_last_segment_brings_those_before_it_and_no_others(tmp_path: Path, cache: Cache) -> None:
+    from prismtop.trace.events import Encoder
+
+    made = frames(20)
+    encoder = Encoder(made[0])
+    names = ("r.0000.json.gz", "r.0001.json.gz", "r.json")
+    for segment, (name, part) in enumerate(zip(names, (made[1:8], made[8:15], made[15:]), strict=True)):
+        lines = [*encoder.header(segment), *(line for frame in part for line in encoder.events_of(frame))]
+        write(tmp_path / name, "[\n" + ",\n".join(lines) + ",\n", packed=name.endswith("gz"))
+    recording(tmp_path / "r.0002.json", frames(3, 2 * 10**12))
+    write(tmp_path / "r.0003.json", "no trace")
+    assert [batch.seq for batch in load([tmp_path / "r.json"], cache).batches()] == list(range(20))
+    assert [batch.seq for batch in load([tmp_path / "r.0001.json.gz"], cache).batches()] == list(range(7, 14))
+
+
 def test_state_losses_and_injected_faults_are_found_without_reading_the_file(
     tmp_path: Path, cache: Cache
 ) -> None:
@@ -219,7 +234,7 @@ def test_state_losses_and_injected_faults_are_found_without_reading_the_file(
     lines += encoder.events_of(replace(made[-1], new_batches=(), changed_alerts=(an_alert(),)))
     text = "[\n" + ",\n".join([*head, *lines]) + ",\n"
     trace = load([write(tmp_path / "t.json", text)], cache)
-    assert trace.ground_truth() == ((10**12 + 5, 10**12 + 5 + 30 * MS, "cpu_squeeze", "effect"),)
+    assert trace.ground_truth() == ((10**12 + 5, 10**12 + 5 + 30 * MS, "cpu_squeeze", True),)
     assert [alert.id for alert in trace.alerts()] == [1]
     before = trace.stories[0].state_before(made[600].time_ns)
     changes = [noun for noun in before if isinstance(noun, StateChange)]

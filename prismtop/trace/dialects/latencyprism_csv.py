@@ -14,17 +14,20 @@ are told apart by their order, as `unnamed 0`, `unnamed 1`, ...
 from __future__ import annotations
 
 import csv
+import importlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from prismtop.errors import UsageError
+from prismtop.errors import PrismtopError, UsageError
 from prismtop.model import Batch, Counter, Mode, Origin, Stage, Workload
 from prismtop.trace.dialects.found import Foreign
 from prismtop.trace.lenient import number_of
 from prismtop.trace.unpack import Unpacked
 
 MAX_LINE = 1 << 20
+MAX_TABLE = 32 << 20
 MAX_ROWS = 2_000_000
 _BATCHES = {"start_ts", "duration_us"}
 _CYCLES = {"cycle", "anchor_dur_us", "cycle_start_ts"}
@@ -70,6 +73,7 @@ def read_csv(path: Path) -> Foreign:
     else:
         batches, number = _read_batches(_all(first, rows))
         skipped = number - len(batches)
+        batches = _with_modes(source, batches)
     if not batches and not counters:
         raise UsageError(
             f"{source.name} has no row that could be read.",
@@ -132,6 +136,30 @@ def _all(first: _Row, rest: Iterator[_Row]) -> Iterator[_Row]:
     yield from rest
 
 
+def _with_modes(source: Unpacked, batches: list[Batch]) -> list[Batch]:
+    """The same batches with forward modes and tokens reconstructed as the latency model was measured with
+    them; unchanged where that cannot be: without `prismtop.latency`, or for a table too large to be held.
+    """
+    try:
+        tables = importlib.import_module("prismtop.latency.paper_csv")
+    except ImportError:
+        return batches
+    if source.packed or source.path.stat().st_size > MAX_TABLE:
+        return batches
+    try:
+        known = sorted(tables.read_table(source.path).batches, key=lambda batch: batch.start_ns)
+    except PrismtopError:
+        return batches
+    if len(known) != len(batches):
+        return batches
+    return [
+        replace(batch, mode=other.mode, workload=other.workload, suspect=other.suspect)
+        if other.mode is not Mode.UNKNOWN
+        else batch
+        for batch, other in zip(batches, known, strict=True)
+    ]
+
+
 def _read_batches(rows: Iterator[_Row]) -> tuple[list[Batch], int]:
     made: list[Batch] = []
     jobs: list[str] = []
@@ -191,8 +219,6 @@ def _read_cycles(rows: Iterator[_Row]) -> tuple[list[Batch], int]:
 
 def _in_order(batches: list[Batch], jobs: list[str]) -> list[Batch]:
     """By start, numbered, with periods inside a job."""
-    from dataclasses import replace
-
     order = sorted(range(len(batches)), key=lambda n: batches[n].start_ns)
     made: list[Batch] = []
     for seq, n in enumerate(order):

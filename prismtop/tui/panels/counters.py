@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from prismtop.counters.align import is_current
 from prismtop.model import Counter, Frame
 from prismtop.safe_text import safe_text
 from prismtop.tui.chart import history_spark
-from prismtop.tui.look import Glyphs, Line, Span, cut, fit, ruled
+from prismtop.tui.look import Glyphs, Line, Span, cut, fit, flowed, ruled
 from prismtop.tui.numbers import NA
 from prismtop.tui.panels.hooks import wrapped
 from prismtop.tui.view import View
@@ -37,17 +38,43 @@ def importance(name: str) -> int:
 
 
 _KINDS = {"pid": "process"}
+_PROCESS = re.compile(r"pid (\d+)(?: tid (\d+)(?: (.+))?)?$")
 _SHORT = {
     "memory": "mem", "temperature": "temp", "receive": "rx", "transmit": "tx", "available": "avail",
     "throttled": "thrtl", "frequency": "freq", "utilization": "util", "process": "proc", "switches": "switch",
 }  # fmt: skip
 
 
+def device_names(frame: Frame) -> dict[int, str]:
+    """What processes are called in labels: their role, with the rank where a role occurs several times."""
+    members = [member for member in frame.group.members if member.role]
+    often = {m.role for m in members if sum(other.role == m.role for other in members) > 1}
+    names: dict[int, str] = {}
+    for member in members:
+        if member.role not in often:
+            names[member.id.pid] = member.role
+        elif member.rank is not None:
+            names[member.id.pid] = f"{member.role}{member.rank}"
+    return names
+
+
+def label_of(counter: Counter, names: Mapping[int, str]) -> str:
+    """A counter's label; `pid 4242` is named by its role."""
+    process = _PROCESS.match(counter.device)
+    called = names.get(int(process[1]), "") if process and not process[2] else ""
+    return label(counter.name, counter.device, called)
+
+
 @lru_cache(4096)
-def label(name: str, device: str) -> str:
-    """`gpu_sm_clock_mhz` of `gpu 0` is `gpu0 sm clock`, `host_cpu_busy_ratio` is `cpu busy`."""
+def label(name: str, device: str, called: str = "") -> str:
+    """`gpu_sm_clock_mhz` of `gpu 0` is `gpu0 sm clock`, `host_cpu_busy_ratio` is `cpu busy`.
+
+    A process is its number or what it is `called`, a thread its name: `4242 cpu`, `python runq wait`.
+    """
     words = _UNIT_SUFFIX.sub("", name).split("_")
-    where = device.replace(" ", "")
+    process = _PROCESS.match(device)
+    number = (process[3] or process[2] or process[1]) if process else ""
+    where = called or number or device.replace(" ", "")
     kind = device.split(" ")[0].rstrip("0123456789")
     if len(words) > 1 and words[0] in (kind, _KINDS.get(kind, ""), "thread", "net", "rdma", "host"):
         words = words[1:]
@@ -106,26 +133,41 @@ def ordered(frame: Frame) -> list[Counter]:
     return sorted(known, key=lambda c: (importance(c.name), c.name, c.device))
 
 
+def at_that_time(frame: Frame, start_ns: int, end_ns: int, width: int, most: int) -> list[Line]:
+    """The `most` most important counters over an interval, flowed over lines of `width` cells."""
+    from prismtop.counters.align import counters_during
+
+    found = counters_during(frame.counters, frame.counter_history, start_ns, end_ns)
+    known = sorted(
+        (counter for counter in found if counter.value is not None),
+        key=lambda c: (importance(c.name), c.name, c.device),
+    )
+    facts: list[Line] = [
+        ((f"{label(c.name, c.device)} ", "muted"), (amount(c), "base")) for c in known[:most]
+    ]
+    return flowed(facts, width, "   ")
+
+
 def unavailable(frame: Frame) -> list[Counter]:
     """Counters that could not be read."""
     return [counter for counter in frame.counters if counter.value is None and not counter.text]
 
 
 def _stale(counter: Counter, now_ns: int) -> bool:
-    return now_ns - counter.time_ns > 2 * counter.period_ns + 1_000_000_000
+    return not is_current(counter, now_ns)
 
 
-def _cell(counter: Counter, frame: Frame, width: int, glyphs: Glyphs) -> list[Span]:
+def _cell(counter: Counter, frame: Frame, names: Mapping[int, str], width: int, glyphs: Glyphs) -> list[Span]:
     """One counter on `width` cells: label, value, sparkline."""
-    value_width = 11 if width >= 30 else 8
-    spark_width = max(0, min(24, width - value_width - 16))
+    value_width = 9 if width >= 30 else 8
+    spark_width = max(0, min(24, width - value_width - 18))
     name_width = max(4, width - value_width - spark_width - 2)
     stale = _stale(counter, frame.time_ns)
     history = frame.counter_history.get(counter.key, ())
     text = history_spark(history, counter.time_ns // 1_000_000_000, spark_width, glyphs)
     shown = "old" if stale else amount(counter)
     return [
-        (fit(cut(label(counter.name, counter.device), name_width), name_width), "muted"),
+        (fit(cut(label_of(counter, names), name_width), name_width), "muted"),
         (f" {cut(shown, value_width):>{value_width}} ", "warn" if stale else "base"),
         (text, "stage.launch"),
     ]
@@ -161,11 +203,12 @@ def lines(view: View, width: int, height: int, glyphs: Glyphs, *, focused: bool 
     more = f" {glyphs.dot} {len(missing)} n/a (C says why)" if missing else ""
     hidden = len(known) - columns * rows
     scroll = f" {glyphs.dot} {hidden} more (tab, arrows; C)" if hidden > 0 else ""
+    names = device_names(frame)
     made = [ruled(cut(f"counters{more}{scroll}", width - 6), width, glyphs, role)]
     for row in range(top, min(top + rows, -(-len(known) // columns))):
         spans: list[Span] = []
         for counter in known[row * columns : (row + 1) * columns]:
-            spans += [(" ", "base"), *_cell(counter, frame, width // columns - 1, glyphs)]
+            spans += [(" ", "base"), *_cell(counter, frame, names, width // columns - 1, glyphs)]
         made.append(tuple(spans))
     return made
 
@@ -173,9 +216,10 @@ def lines(view: View, width: int, height: int, glyphs: Glyphs, *, focused: bool 
 def _row(known: Sequence[Counter], frame: Frame, width: int, glyphs: Glyphs, role: str) -> Line:
     """As many counters as one line holds, without sparklines but for the first."""
     spans: list[Span] = [(" counters ", role)]
+    names = device_names(frame)
     room = width - 10
     for number, counter in enumerate(known):
-        name, value = label(counter.name, counter.device), amount(counter)
+        name, value = label_of(counter, names), amount(counter)
         if _stale(counter, frame.time_ns):
             value = "old"
         history = frame.counter_history.get(counter.key, ())
@@ -198,6 +242,7 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
     if not frame.counters:
         return wrapped(NONE_YET[0].upper() + NONE_YET[1:] + ".", width, "muted")
     made: list[Line] = []
+    names = device_names(frame)
     room = max(8, width - 52)
     heading = f" {'counter':<28} {'value':>11}  {'source':<8} last {room} s"
     made.append(((fit(heading, width), "column"),))
@@ -206,7 +251,7 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
         text = history_spark(history, counter.time_ns // 1_000_000_000, room, glyphs)
         made.append(
             (
-                (f" {fit(cut(label(counter.name, counter.device), 28), 28)} ", "base"),
+                (f" {fit(cut(label_of(counter, names), 28), 28)} ", "base"),
                 (f"{cut(amount(counter), 11):>11}  ", "warn" if _stale(counter, frame.time_ns) else "strong"),
                 (f"{fit(cut(safe_text(counter.source, 8), 8), 8)} ", "muted"),
                 (text, "stage.launch"),
@@ -215,11 +260,11 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
     reasons: dict[str, list[str]] = {}
     for counter in unavailable(frame):
         reasons.setdefault(safe_text(counter.reason) or "no reason given", []).append(
-            label(counter.name, counter.device)
+            label_of(counter, names)
         )
     if reasons:
         made += [(), ((" not available".ljust(width), "column"),)]
-    for reason, names in reasons.items():
+    for reason, labels in reasons.items():
         made += wrapped(reason, width, "warn")
-        made += wrapped(", ".join(names), width, "muted", 4)
+        made += wrapped(", ".join(labels), width, "muted", 4)
     return made

@@ -11,6 +11,7 @@ from prismtop.tui.fields import is_slow, over_pct, rank_skew_ns
 from prismtop.tui.look import Glyphs, Line, Span, cut, flowed
 from prismtop.tui.numbers import NA, nanoseconds, percent
 from prismtop.tui.panels import batches as rows
+from prismtop.tui.panels import counters
 from prismtop.tui.panels.bar import stage_times
 from prismtop.tui.panels.prediction import why_empty
 
@@ -52,6 +53,7 @@ def lines(
         *_head(batch, frame, width, glyphs),
         *_judgement(batch, frame, width, glyphs),
         *_workload(batch, frame, width),
+        *_counters(batch, frame, width),
         (),
         *_timeline(batch, width, glyphs),
         *_ranks(batch, width),
@@ -133,6 +135,18 @@ def _workload(batch: Batch, frame: Frame, width: int) -> list[Line]:
     if batch.workload.sampled:
         made.append(((" ~ estimated from a part of a large batch", "muted"),))
     return made
+
+
+def _counters(batch: Batch, frame: Frame, width: int) -> list[Line]:
+    """What host and devices did in the second of the batch."""
+    if not frame.counters:
+        return []
+    most = 8 if width < 100 else 16
+    found = counters.at_that_time(frame, batch.start_ns, batch.end_ns, width - 1, most)
+    title = " counters of that second".ljust(width)
+    if not found:
+        return [((title, "column"),), ((f" {NA}: no reading is kept of that time", "muted"),)]
+    return [((title, "column"),), *[((" ", "base"), *line) for line in found]]
 
 
 def _timeline(batch: Batch, width: int, glyphs: Glyphs) -> list[Line]:
