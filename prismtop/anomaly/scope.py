@@ -10,10 +10,11 @@ from prismtop.anomaly.faults import burners
 from prismtop.anomaly.scenario import MAX_DURATION_S, Request, Scenario
 from prismtop.errors import PermissionDeniedError, UsageError
 from prismtop.model import ProcessId
+from prismtop.settings import PRODUCTION_VARIABLE
 from prismtop.targets.procfs import read_environ, read_stat, read_status, user_name
 
 MARKER_FILES = ("/etc/prismtop/production",)
-MARKER_VARIABLE = "PRISMTOP_PRODUCTION"
+MARKER_VARIABLE = PRODUCTION_VARIABLE
 _STAGE_VARIABLES = ("ENVIRONMENT", "APP_ENV", "DEPLOY_ENV", "DEPLOYMENT_ENVIRONMENT", "STAGE", "ENV")
 _PRODUCTION = ("prod", "production")
 _OFF = ("", "0", "false", "no", "off")

@@ -40,7 +40,9 @@ def _add_anomaly(commands: Commands) -> None:
     campaign.add_argument("--gap", type=seconds, default=10.0, metavar="S", help="between two (mean; 10)")
     campaign.add_argument("--warmup", type=seconds, default=60.0, metavar="S", help="at most, to learn (60)")
     campaign.add_argument("--only", action="append", metavar="ID", help="this scenario; may be repeated")
-    campaign.add_argument("-o", "--output", metavar="FILE", help="batches, alerts, ground truth as JSON")
+    campaign.add_argument(
+        "-o", "--output", metavar="FILE", help="what was seen and done: .jsonl, or a trace (.json, .json.gz)"
+    )
     campaign.add_argument("--host-wide", action="store_true", help="also faults that slow all the machine")
     campaign.add_argument("--yes", action="store_true", help="do it; else the plan is printed")
 

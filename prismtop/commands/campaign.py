@@ -264,7 +264,14 @@ def _object(
 
 
 def _write(path: Path, result: Result, clock: Clock, frame: Frame) -> None:
-    """Batches and ground truth as JSON lines, which `prismtop score` reads."""
+    """Batches and ground truth, which `prismtop score` reads: JSON lines, or a trace for the viewers."""
+    # Controls are no truth to be found: whatever is said in them is a false alarm.
+    labels = [episode.label for episode in result.episodes if episode.label.kind == "fault"]
+    if path.name.removesuffix(".gz").endswith(".json"):
+        from prismtop.anomaly import trace_file
+
+        trace_file.write(path, frame, result.batches, result.alerts, labels)
+        return
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -273,9 +280,8 @@ def _write(path: Path, result: Result, clock: Clock, frame: Frame) -> None:
         file.write(jsonl.session_line(frame) + "\n")
         for batch in result.batches:
             file.write(jsonl.batch_line(batch, clock) + "\n")
-        for episode in result.episodes:
-            if episode.label.kind == "fault":
-                file.write(json.dumps(line(episode.label, clock)) + "\n")
+        for label in labels:
+            file.write(json.dumps(line(label, clock)) + "\n")
 
 
 def _percent(value: float | None) -> str:

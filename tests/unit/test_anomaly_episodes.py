@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prismtop.anomaly import trace_file
 from prismtop.anomaly.effect import Effect, measure
 from prismtop.anomaly.episodes import CampaignScore, match, score
 from prismtop.anomaly.labels import Label, event, line
 from prismtop.model import Alert, Batch, Cause, Severity, Workload
-from tests.factories import make_batch
+from prismtop.trace.load import load
+from tests.factories import make_batch, make_frame
 
 S = 10**9
 MS = 10**6
@@ -193,3 +196,17 @@ def test_a_label_survives_json_without_nan() -> None:
 
 def test_an_effect_that_is_not_known_is_not_written() -> None:
     assert "effect" not in line(make_label(1, 2, effect=None))
+
+
+def test_a_campaign_is_a_trace_with_its_truth(tmp_path: Path) -> None:
+    file = tmp_path / "campaign.json.gz"
+    frame = make_frame(30)
+    start = frame.batches[10].start_ns / S
+    label = make_label(start, start + 0.04)
+    alert = make_alert(1, start + 0.01, start + 0.05, "cgroup_throttling")
+    trace_file.write(file, frame, frame.batches, [alert], [label])
+    trace = load([file])
+    (truth,) = trace.ground_truth()
+    assert (truth.id, truth.effect, truth.end_ns - truth.start_ns) == (label.scenario, True, 40 * MS)
+    assert [one.causes[0].id for one in trace.alerts()] == ["cgroup_throttling"]
+    assert len(list(trace.batches())) == 30

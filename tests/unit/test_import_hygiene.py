@@ -46,7 +46,15 @@ def modules_after(*argv: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--version"], ["--help"], ["config", "show"], ["list", "--json"], ["watch", "-n", "0"]]
+    "argv",
+    [
+        ["--version"],
+        ["--help"],
+        ["config", "show"],
+        ["list", "--json"],
+        ["anomaly", "list"],
+        ["watch", "-n", "0"],
+    ],
 )
 def test_a_headless_command_imports_nothing_heavy(argv: list[str]) -> None:
     loaded = modules_after(*argv)
