@@ -15,7 +15,6 @@ SOURCE = r"""
 
 /* 16 floats are one AVX-512 register; a compiler without it splits them. 12 chains hide an FMA's latency. */
 typedef float floats __attribute__((vector_size(64)));
-typedef double doubles __attribute__((vector_size(64)));
 #define CHAINS 12
 
 static double now(void) {
@@ -31,20 +30,23 @@ static void fma_for(double until) {
     for (int i = 0; i < 16; i++) { b[i] = 0.999f; c[i] = 1e-3f; }
     for (int k = 0; k < CHAINS; k++) a[k] = c;
     do {
-        for (int n = 0; n < 2000; n++)
+        for (int n = 0; n < 2000; n++) {
+            __asm__ volatile(""); /* keeps the compiler from making one long chain of the loops */
+#pragma GCC unroll 12
             for (int k = 0; k < CHAINS; k++) a[k] = a[k] * b + c;
+        }
     } while (now() < until);
     sink = a[0][0] + a[CHAINS - 1][15];
 }
 
 static void sqrt_for(double until) {
-    doubles a[4];
-    for (int k = 0; k < 4; k++) for (int i = 0; i < 8; i++) a[k][i] = 2.0 + i + k;
+    static double a[64];
+    for (int i = 0; i < 64; i++) a[i] = 2.0 + i;
     do {
         for (int n = 0; n < 500; n++)
-            for (int k = 0; k < 4; k++) for (int i = 0; i < 8; i++) a[k][i] = __builtin_sqrt(a[k][i]) + 1.0;
+            for (int i = 0; i < 64; i++) a[i] = __builtin_sqrt(a[i]) + 1.0;
     } while (now() < until);
-    sink = a[0][0] + a[3][7];
+    sink = a[0] + a[63];
 }
 
 static double *x, *y, *z;
