@@ -28,7 +28,7 @@ static volatile double sink;
 static void fma_for(double until) {
     floats a[CHAINS], b, c;
     for (int i = 0; i < 16; i++) { b[i] = 0.999f; c[i] = 1e-3f; }
-    for (int k = 0; k < CHAINS; k++) a[k] = c;
+    for (int k = 0; k < CHAINS; k++) a[k] = c * (float)(k + 1); /* equal chains would be made one */
     do {
         for (int n = 0; n < 2000; n++) {
             __asm__ volatile(""); /* keeps the compiler from making one long chain of the loops */
@@ -36,7 +36,7 @@ static void fma_for(double until) {
             for (int k = 0; k < CHAINS; k++) a[k] = a[k] * b + c;
         }
     } while (now() < until);
-    sink = a[0][0] + a[CHAINS - 1][15];
+    for (int k = 0; k < CHAINS; k++) sink += a[k][k];
 }
 
 static void sqrt_for(double until) {
