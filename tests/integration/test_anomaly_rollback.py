@@ -121,7 +121,7 @@ def test_recover_undoes_what_a_killed_watchdog_could_not(journals: Path, victim:
     os.kill(watchdog, signal.SIGKILL)
     injector.kill()
     injector.wait()
-    assert wait_for(lambda: state_of(victim) == "T")
+    assert wait_for(lambda: gone(watchdog) and state_of(victim) == "T")
     (made,) = recovery.recover(journals)
     assert (made.ok, made.scenario) == (True, "test")
     assert wait_for(lambda: state_of(victim) == "S" and gone(burner))
