@@ -24,6 +24,7 @@ class Episode:
         delay_ns: from its start to the first of them; None without one.
         delay_batches: batches that ended in that time, the one that raised it included.
         causes: ids of the best causes of the alert with the largest excess, best first.
+        clouded: an alert was open already when it began, so nothing can be said about it.
     """
 
     label: Label
@@ -31,12 +32,14 @@ class Episode:
     delay_ns: int | None
     delay_batches: int | None
     causes: tuple[str, ...]
+    clouded: bool = False
 
     @property
     def counts(self) -> bool:
-        """A fault that was seen to have an effect: it must be found."""
+        """A fault that was seen to have an effect, and began in quiet: it must be found."""
         effect = self.label.effect
-        return self.label.kind == "fault" and effect is not None and effect.has_one is True
+        seen = effect is not None and effect.has_one is True
+        return self.label.kind == "fault" and seen and not self.clouded
 
     @property
     def found(self) -> bool:
@@ -53,7 +56,9 @@ class CampaignScore:
     """Figures of a campaign; None where there is nothing to divide by.
 
     Attributes:
-        faults, counted: injected; of these with an effect of at least 10 % beyond the noise.
+        faults, counted: injected; of these with an effect of at least 10 % beyond the noise, begun while no
+            alert was open.
+        clouded: faults that began while one was.
         hits: counted faults with an alert.
         recall: of the counted.
         false_alarms: alerts that overlap neither fault nor control.
@@ -67,6 +72,7 @@ class CampaignScore:
 
     faults: int
     counted: int
+    clouded: int
     hits: int
     recall: float | None
     false_alarms: int
@@ -100,6 +106,7 @@ def score(episodes: Sequence[Episode], alerts: Sequence[Alert], start_ns: int, e
     return CampaignScore(
         faults=len(episodes) - len(controls),
         counted=len(counted),
+        clouded=sum(e.clouded and e.label.kind == "fault" for e in episodes),
         hits=len(hits),
         recall=_share(len(hits), len(counted)),
         false_alarms=len(false),
@@ -123,13 +130,14 @@ def span(alert: Alert) -> tuple[int, int]:
 def _episode(label: Label, alerts: Sequence[Alert], ends_ns: Sequence[int]) -> Episode:
     until = label.end_ns + GUARD_NS
     mine = [a for a in alerts if a.opened_ns >= label.start_ns and span(a)[0] < until and a.opened_ns < until]
+    before = any(a.opened_ns < label.start_ns < span(a)[1] for a in alerts)
     if not mine:
-        return Episode(label, (), None, None, ())
+        return Episode(label, (), None, None, (), before)
     first = min(alert.opened_ns for alert in mine)
     batches = max(1, sum(1 for end in ends_ns if label.start_ns < end <= first))
     best = max((a for a in mine if a.causes), key=lambda a: a.excess_ns, default=None)
     causes = tuple(cause.id for cause in best.causes[:_TOP]) if best else ()
-    return Episode(label, tuple(mine), first - label.start_ns, batches, causes)
+    return Episode(label, tuple(mine), first - label.start_ns, batches, causes, before)
 
 
 def _until(label: Label, end_ns: int) -> int:

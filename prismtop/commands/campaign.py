@@ -185,7 +185,7 @@ def table(result: Result, left_out: Sequence[tuple[str, str]]) -> list[str]:
     made += [
         "",
         f"recall {_percent(figures.recall)} ({figures.hits} of {figures.counted} faults with an effect of 10 "
-        f"% or more; {figures.faults} injected)",
+        f"% or more; {figures.faults} injected, {figures.clouded} of them while an alert was open already)",
         f"false alarms {figures.false_alarms} in {figures.quiet_s:.0f} s outside of episodes "
         f"({_number(figures.false_per_h, 1)} an hour); {figures.control_alerts} in {figures.controls} "
         "workload controls",
@@ -221,6 +221,8 @@ def _row(number: int, episode: Episode) -> tuple[str, ...]:
     found = "alert" if episode.found else "-"
     if label.kind == "control":
         found = "FALSE" if episode.found else "silent"
+    elif episode.clouded:
+        found = "alert before"
     elif episode.counts and not episode.found:
         found = "MISSED"
     delay = ""
@@ -250,6 +252,7 @@ def _object(
                 "noise_pct": e.label.effect.noise_pct if e.label.effect else None,
                 "effect_check": e.label.effect.verdict if e.label.effect else "not measured",
                 "found": e.found,
+                "alert_before": e.clouded,
                 "delay_ms": None if e.delay_ns is None else e.delay_ns / 1e6,
                 "delay_batches": e.delay_batches,
                 "causes": e.causes,

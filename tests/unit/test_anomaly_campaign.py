@@ -94,7 +94,14 @@ def test_it_waits_for_an_alert_that_is_open() -> None:
     campaign.take(frame_at(100, changed_alerts=(make_alert(100),)))
     go(campaign, 100.5, 120)
     assert injector.orders == []
-    go(campaign, 120, 127)
+    campaign.take(frame_at(120, changed_alerts=(make_alert(100, 119),)))
+    assert len(injector.orders) == 1
+
+
+def test_it_does_not_wait_for_an_alert_for_ever() -> None:
+    campaign, injector = make_campaign(make_step())
+    campaign.take(frame_at(100, changed_alerts=(make_alert(100),)))
+    go(campaign, 100.5, 150)
     assert len(injector.orders) == 1
 
 

@@ -100,9 +100,14 @@ def test_an_alert_after_the_guard_band_does_not() -> None:
     assert (figures.hits, figures.false_alarms) == (0, 1)
 
 
-def test_an_alert_that_was_open_before_is_not_a_hit() -> None:
+def test_an_alert_that_was_open_before_is_no_hit_and_the_fault_no_miss() -> None:
     figures = scored([make_label(100, 105)], [make_alert(1, 90, None)])
-    assert (figures.hits, figures.false_alarms) == (0, 1)
+    assert (figures.hits, figures.counted, figures.clouded, figures.false_alarms) == (0, 0, 1, 1)
+
+
+def test_an_alert_that_closed_before_clouds_nothing() -> None:
+    figures = scored([make_label(100, 105)], [make_alert(1, 90, 99)])
+    assert (figures.counted, figures.clouded, figures.false_alarms) == (1, 0, 1)
 
 
 def test_an_alert_before_the_watch_began_does_not_count() -> None:
