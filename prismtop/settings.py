@@ -20,6 +20,8 @@ from prismtop.safe_text import safe_text
 ENV_PREFIX = "PRISMTOP_"
 CONFIG_VARIABLE = "PRISMTOP_CONFIG"
 """Names another config file than the one in the config directory; not a setting itself."""
+PRODUCTION_VARIABLE = "PRISMTOP_PRODUCTION"
+"""Says that users are served here: `prismtop anomaly` refuses then. No setting: no flag may undo it."""
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
@@ -238,7 +240,10 @@ def _keys(table: object, where: str) -> dict[str, tuple[str, ...]]:
 
 def unknown_variables(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """PRISMTOP_ variables that name no setting: misspellings, most likely."""
-    known = {ENV_PREFIX + info.name.upper() for info in setting_infos()} | {CONFIG_VARIABLE}
+    known = {ENV_PREFIX + info.name.upper() for info in setting_infos()} | {
+        CONFIG_VARIABLE,
+        PRODUCTION_VARIABLE,
+    }
     return tuple(sorted(name for name in env if name.startswith(ENV_PREFIX) and name not in known))
 
 

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prismtop.command_line import diagnosing, export, latency, live, recording, replaying, web
+from prismtop.command_line import (
+    diagnosing,
+    export,
+    injecting,
+    latency,
+    live,
+    recording,
+    replaying,
+    web,
+)
 from prismtop.command_line.shared import Commands
 
 COMMANDS: dict[str, Callable[[Commands], None]] = {
@@ -16,6 +25,7 @@ COMMANDS: dict[str, Callable[[Commands], None]] = {
     **replaying.COMMANDS,
     **latency.COMMANDS,
     **diagnosing.COMMANDS,
+    **injecting.COMMANDS,
     **export.COMMANDS,
     **web.COMMANDS,
 }

@@ -20,6 +20,7 @@ def open_session(
     *,
     figures: bool = True,
     counters: bool = False,
+    remember: bool = True,
     sinks: Sequence[Sink] = (),
     recorder: RecordingSink | None = None,
 ) -> Session:
@@ -28,6 +29,7 @@ def open_session(
     Args:
         figures: False leaves rates and percentiles out of the frames.
         counters: sample the host and its devices, in threads of their own.
+        remember: False starts the latency model afresh and keeps nothing of it.
         sinks: take every frame.
         recorder: keeps the last minutes, and writes them when asked.
 
@@ -52,14 +54,14 @@ def open_session(
         update: Callable[[str], None] = context.report.update
         source = attach(group, profiles.get(group.engine), options, update)
     from prismtop.export.alert_hook import hooks_for
-    from prismtop.latency.judge import make_judge
+    from prismtop.latency.judge import LatencyJudge, make_judge
 
     return Session(
         source,
         history=settings.history,
         window_s=settings.window_s,
         figures=figures,
-        judge=make_judge(settings, group),
+        judge=make_judge(settings, group) if remember else LatencyJudge(settings, group),
         counters=_sampler(context, group) if counters else None,
         diagnoser=LiveDiagnoser(),
         recorder=recorder,

@@ -54,6 +54,7 @@ def modules_after(*argv: str) -> set[str]:
         ["list", "--json"],
         ["watch", "-n", "0"],
         ["diagnose", "x", "y"],
+        ["anomaly", "list"],
     ],
 )
 def test_a_headless_command_imports_nothing_heavy(argv: list[str]) -> None:
