@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EXIT_DEFECT = 70
 _SETTING_FLAGS = (
-    *("external_only", "allow_gdb", "theme", "ascii", "no_mouse"),
+    *("external_only", "allow_gdb", "counters", "theme", "ascii", "no_mouse", "readonly"),
     *("sensitivity", "slo_ttft_ms", "slo_tpot_ms", "slo_e2e_ms", "slo_target", "on_alert"),
 )
 _OUTPUT_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -6,10 +6,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from prismtop.counter_history import CounterHistory
+from prismtop.errors import UnavailableError
 from prismtop.model import Alert, Batch, Counter, Frame, Group, Judgement, Recording
+from prismtop.sources.replay_controls import ReplayControls
 from prismtop.sources.tick import Source, SourceTick
 from prismtop.throughput import Window
 
@@ -33,6 +36,9 @@ class CounterSource(Protocol):
     def read(self) -> tuple[Counter, ...]:
         """Readings since the last call. Never blocks."""
 
+    def fast(self, hz: float, seconds: float) -> None:
+        """Read more often for a while, for a deep capture. Never blocks."""
+
     def close(self) -> None:
         """Stop sampling."""
 
@@ -45,6 +51,16 @@ class Sink(Protocol):
 
     def close(self) -> tuple[str, ...]:
         """Finish; sentences for a person."""
+
+
+class RecordingSink(Sink, Protocol):
+    """The recorder: `prismtop.trace.recorder`. Its methods may be called from any thread."""
+
+    def start(self, path: str | Path | None = None, past_s: float | None = None) -> Recording:
+        """Begin a recording, with the past that is remembered. Raises PrismtopError."""
+
+    def stop(self) -> tuple[Recording | None, tuple[str, ...]]:
+        """End it: how it ended, and sentences for a person."""
 
 
 class Diagnoser(Protocol):
@@ -67,6 +83,8 @@ class Session:
         counters: None leaves only the counters that the source itself has.
         diagnoser: None leaves alerts without causes.
         sinks: take every frame, in this order.
+        recorder: a sink too, the last one; None leaves `start_recording` without one.
+        replay: how to steer the source when it is a replay; None for a live one.
     """
 
     def __init__(
@@ -80,10 +98,14 @@ class Session:
         counters: CounterSource | None = None,
         diagnoser: Diagnoser | None = None,
         sinks: Sequence[Sink] = (),
+        recorder: RecordingSink | None = None,
+        replay: ReplayControls | None = None,
     ) -> None:
         self._source = source
+        self.replay = replay
         self._history: deque[Batch] = deque(maxlen=history)
         self._latest: tuple[Batch, ...] = ()
+        self._window_s = window_s
         self._window = Window(window_s) if figures else None
         self._total = 0
         self._notes: tuple[str, ...] | None = None
@@ -92,7 +114,8 @@ class Session:
         self._counters = counters
         self._counter_history = CounterHistory()
         self._diagnoser = diagnoser
-        self._sinks = list(sinks)
+        self._recorder = recorder
+        self._sinks = [*sinks, *([recorder] if recorder else [])]
         self._alerts: dict[int, Alert] = {}
 
     @property
@@ -103,6 +126,8 @@ class Session:
     def tick(self) -> Frame:
         """Poll, aggregate, and return what a screen or an export needs."""
         tick = self._source.poll()
+        if tick.jumped:
+            self._forget()
         judged = self._judge.take(tick) if self._judge else Judgement(tick.batches)
         if judged.batches:
             self._history.extend(judged.batches)
@@ -122,6 +147,7 @@ class Session:
             new_batches=judged.batches,
             batches=self._latest,
             requests=tick.requests,
+            first_tokens=tick.first_tokens,
             throughput=self._window.throughput(tick.time_ns) if self._window else None,
             hooks=tick.hooks,
             costs=tick.costs,
@@ -132,7 +158,7 @@ class Session:
             warnings=tick.warnings + judged.warnings,
             target_states=dict(tick.target_states),
             alerts=tuple(self._alerts.values()),
-            changed_alerts=judged.changed,
+            changed_alerts=tuple(self._alerts[alert.id] for alert in judged.changed),
             model=judged.model,
             slo=judged.slo,
             counters=self._counter_history.latest,
@@ -156,6 +182,14 @@ class Session:
             recording = sink.take(frame) or recording
         return frame if recording is None else replace(frame, recording=recording)
 
+    def _forget(self) -> None:
+        """A replay went elsewhere: what was seen before is no history of what comes now."""
+        self._history.clear()
+        self._latest = ()
+        self._window = Window(self._window_s) if self._window else None
+        self._counter_history = CounterHistory()
+        self._alerts.clear()
+
     def _remember(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
             known = self._alerts.get(alert.id)
@@ -164,6 +198,31 @@ class Session:
             self._alerts[alert.id] = replace(alert, causes=known.causes) if known and keep else alert
         while len(self._alerts) > ALERTS_KEPT:
             self._alerts.pop(next(iter(self._alerts)))
+
+    def start_recording(self, path: str | Path | None = None, past_s: float | None = None) -> Recording:
+        """Record what is seen, and what was seen lately, as a trace. May be called from any thread.
+
+        Args:
+            path: ends in .json or .json.gz; None makes a name in the directory of the settings.
+            past_s: how far back it reaches; None is what the settings say.
+
+        Raises:
+            UsageError, UnavailableError, PermissionDeniedError: it cannot begin; the sentence says why.
+        """
+        if self._recorder is None:
+            raise UnavailableError("this session has no recorder.", fix="Use `prismtop record`.")
+        return self._recorder.start(path, past_s)
+
+    def stop_recording(self) -> tuple[Recording | None, tuple[str, ...]]:
+        """End the recording: how it ended (None: there was none), and sentences for a person. Waits for the
+        disk. May be called from any thread.
+        """
+        return self._recorder.stop() if self._recorder is not None else (None, ())
+
+    def fast_counters(self, hz: float, seconds: float) -> None:
+        """Sample counters `hz` times a second (10 to 20) for the next seconds; nothing without a sampler."""
+        if self._counters:
+            self._counters.fast(hz, seconds)
 
     def close(self) -> tuple[str, ...]:
         """Let go of the target; sentences about what is still there. Idempotent."""

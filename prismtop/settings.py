@@ -20,6 +20,8 @@ from prismtop.safe_text import safe_text
 ENV_PREFIX = "PRISMTOP_"
 CONFIG_VARIABLE = "PRISMTOP_CONFIG"
 """Names another config file than the one in the config directory; not a setting itself."""
+PRODUCTION_VARIABLE = "PRISMTOP_PRODUCTION"
+"""Says that users are served here: `prismtop anomaly` refuses then. No setting: no flag may undo it."""
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
@@ -41,7 +43,10 @@ def _setting(
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one run. `origins` says, per name, where the value came from."""
+    """The settings of one run.
+
+    `origins` says, per name, where the value came from. `keys` is the file's `[keys]` table: action -> keys.
+    """
 
     tick_hz: float = _setting(
         15.0, "How often finished batches are collected from the target, per second.", low=1, high=100
@@ -70,9 +75,33 @@ class Settings:
     )
     metrics: bool = _setting(True, "Read the engine's own /metrics on a loopback port when it has one.")
     metrics_interval_s: float = _setting(1.0, "Seconds between two reads of /metrics.", low=0.2, high=60)
+    counters: bool = _setting(
+        False, "Sample host and device counters in `watch` too; the screen and `export` always do."
+    )
+    counters_hz: float = _setting(1.0, "How often counters are read, per second.", low=0.1, high=20)
     theme: str = _setting("prismtop", "Colour theme of the screen.")
     ascii: bool = _setting(False, "Draw the screen and tables with ASCII characters only.")
     no_mouse: bool = _setting(False, "Leave the mouse to the terminal, so that text can be selected.")
+    record_dir: str = _setting(
+        "auto", "Directory of recordings without a name; auto is the state directory of the platform."
+    )
+    record_past_s: float = _setting(
+        180.0, "How many seconds back a recording reaches that is begun on the screen.", low=0, high=3600
+    )
+    record_max_mb: int = _setting(
+        2048, "Size of all files of one recording, in MB; the oldest ones go.", low=1, high=1_000_000
+    )
+    record_on_alert: bool = _setting(
+        True, "Save a recording of every alert, with the minute before it; the latest 20 are kept."
+    )
+    readonly: bool = _setting(
+        False, "Refuse every key that would change the engine beyond the Sentinel probe (DeepDive)."
+    )
+    panels: str = _setting(
+        "auto",
+        'Panels always (+name) or never (-name) shown, as in "-stages +ranks"; others as there is room.',
+    )
+    export_dir: str = _setting(".", "Where the screen's `e` writes its files.")
     sensitivity: str = _setting(
         "normal",
         "How readily alerts open; false alerts an hour are at most about 0.1, 0.6 and 6.",
@@ -94,6 +123,7 @@ class Settings:
     )
     alert_webhook: str = _setting("", "http(s) URL to which alerts are posted as JSON.")
     bell: bool = _setting(False, "Ring the terminal's bell when an alert opens.")
+    keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -137,7 +167,7 @@ def setting_infos() -> tuple[SettingInfo, ...]:
             f.default == "",
         )
         for f in fields(Settings)
-        if f.name != "origins"
+        if f.name not in ("origins", "keys")
     )
 
 
@@ -176,6 +206,9 @@ def load_settings(
     file = config_path(env) if path is None else path
     required = path is not None or bool(env.get(CONFIG_VARIABLE))
     text, table = _read_file(file, required=required)
+    if "keys" in table:
+        where = f"{file}{_line_of('keys', text)}"
+        values["keys"] = _keys(table.pop("keys"), where)
     for key, value in table.items():
         where = f"{file}{_line_of(key, text)}"
         info = _known(key, infos, where)
@@ -191,9 +224,26 @@ def load_settings(
     return Settings(**values, origins=origins)
 
 
+def _keys(table: object, where: str) -> dict[str, tuple[str, ...]]:
+    """The `[keys]` table: action = "key" or ["key", "key"]. Which actions exist is known to the screen."""
+    made: dict[str, tuple[str, ...]] = {}
+    for action, keys in table.items() if isinstance(table, dict) else [("", None)]:
+        found = [keys] if isinstance(keys, str) else keys
+        if not isinstance(found, list) or not all(isinstance(key, str) and key for key in found):
+            raise UsageError(
+                f"{safe_text(where)}: keys {safe_text(action, 40)}: expected a key or a list of keys.",
+                fix='For example, under [keys]: record = "ctrl-r".',
+            )
+        made[action] = tuple(found)
+    return made
+
+
 def unknown_variables(env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """PRISMTOP_ variables that name no setting: misspellings, most likely."""
-    known = {ENV_PREFIX + info.name.upper() for info in setting_infos()} | {CONFIG_VARIABLE}
+    known = {ENV_PREFIX + info.name.upper() for info in setting_infos()} | {
+        CONFIG_VARIABLE,
+        PRODUCTION_VARIABLE,
+    }
     return tuple(sorted(name for name in env if name.startswith(ENV_PREFIX) and name not in known))
 
 

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import TypeVar
 
-from prismtop.model import Batch, Origin, Percentiles, Request, Throughput
-from prismtop.sources.requests import FirstToken
+from prismtop.model import Batch, FirstToken, Origin, Percentiles, Request, Throughput
 
 _Key = TypeVar("_Key")
 MS = 1e6

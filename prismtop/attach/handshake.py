@@ -48,17 +48,25 @@ class Seen:
 NOTHING = Seen(begun=False, started=False, error=None, error_fd=None)
 
 
-def look(pid: int, handshake: Handshake, proc: str = "/proc") -> Seen:
-    """Look through the target's descriptors; a process that has exited shows nothing."""
+def descriptors(pid: int, proc: str = "/proc") -> frozenset[str]:
+    """The numbers of the target's descriptors."""
+    try:
+        return frozenset(os.listdir(f"{proc}/{pid}/fd"))
+    except OSError:
+        return frozenset()
+
+
+def look(pid: int, handshake: Handshake, proc: str = "/proc", *, but: frozenset[str] = frozenset()) -> Seen:
+    """Look through the target's descriptors; a process that has exited shows nothing.
+
+    Args:
+        but: numbers that were looked at a moment ago: a server has hundreds, and a thread may be held.
+    """
     begun = started = False
     error: str | None = None
     error_fd: int | None = None
     folder = f"{proc}/{pid}/fd"
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return NOTHING
-    for name in names:
+    for name in descriptors(pid, proc) - but:
         try:
             link = os.readlink(f"{folder}/{name}")
         except OSError:

@@ -23,7 +23,7 @@ from prismtop.attach.errors import HelperError, InjectionError
 from prismtop.attach.handshake import Handshake, Seen, last_line
 from prismtop.attach.process import check_identity, read_status
 from prismtop.attach.ptrace import ptrace_blocked_here
-from prismtop.attach.rehearsal import rehearse
+from prismtop.attach.rehearsal import end_rehearsal, rehearse
 from prismtop.errors import PrismtopError
 
 _SPARED = "-900"  # oom_score_adj; lowering it needs CAP_SYS_RESOURCE
@@ -88,6 +88,8 @@ def main() -> NoReturn:
             "exit_code": e.exit_code,
             "fix": e.fix,
         }
+    with contextlib.suppress(OSError):
+        end_rehearsal()
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     os._exit(0)  # no finalisation: it would only take time from the target

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from prismtop.attach import memory
 from prismtop.attach.errors import AttachError, InjectionError, TargetExitedError
 from prismtop.attach.gadgets import Gadgets, find_gadgets
-from prismtop.attach.handshake import NOTHING, Handshake, Seen, look
+from prismtop.attach.handshake import NOTHING, Handshake, Seen, descriptors, look
 from prismtop.attach.image import PythonImage, executable, find_python, seems_initialized, verify_in_memory
 from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD
 from prismtop.attach.process import (
@@ -30,6 +30,7 @@ from prismtop.attach.process import (
     threads,
 )
 from prismtop.attach.ptrace import NotNowError, Step, StoppedThread, ThreadGoneError
+from prismtop.attach.rehearsal import rehearse_again
 
 # arch/x86/entry/syscalls/syscall_64.tbl
 _SYS_CLOSE, _SYS_MMAP, _SYS_MUNMAP, _SYS_FUTEX = 3, 9, 11, 202
@@ -48,7 +49,7 @@ _EVAL_BREAKER_BUG = range(9, 13)  # minors in which a pending call does not inte
 
 @dataclass(frozen=True)
 class PtraceResult:
-    """What was done, times in microseconds; see `ladder.Injection`."""
+    """What was done; times of the longest single stop, in microseconds; see `ladder.Injection`."""
 
     thread: int
     thread_kind: str
@@ -90,11 +91,10 @@ class PtraceInjector:
     @contextmanager
     def stopped(self, tid: int) -> Iterator[StoppedThread]:
         """One thread, stopped; see `StoppedThread`."""
-        with (
-            self.in_front(),
-            StoppedThread(self.pid, tid, self.start_time, self.maps, self.on_step) as thread,
-        ):
-            yield thread
+        with self.in_front():
+            rehearse_again()
+            with StoppedThread(self.pid, tid, self.start_time, self.maps, self.on_step) as thread:
+                yield thread
 
     def sleeping_threads(self) -> list[int]:
         """Auxiliary threads in a long sleep in a system call that restarts unseen, best first.
@@ -203,7 +203,7 @@ class PtraceInjector:
         scratch: list[int] = []
         initialized = seems_initialized(self.pid, self.image)
 
-        def queue(thread: StoppedThread) -> None:
+        def reserve(thread: StoppedThread) -> None:
             if not initialized and not thread.call(symbols["Py_IsInitialized"]):
                 raise InjectionError(
                     f"Python in process {self.pid} is not initialised yet.", fix="Try again in a few seconds."
@@ -211,30 +211,44 @@ class PtraceInjector:
             address = thread.syscall(_SYS_MMAP, 0, size, _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
             if -_PAGE < address < 0:
                 raise InjectionError(f"Process {self.pid} could not map {size} bytes (errno {-address}).")
-            thread.write(address, data)
-            self.on_step("source written")
-            if thread.call(symbols["Py_AddPendingCall"], symbols["PyRun_SimpleString"], address) != 0:
-                thread.syscall(_SYS_MUNMAP, address, size)
-                raise InjectionError(
-                    f"The queue of pending calls of process {self.pid} is full.",
-                    fix="Another tool is injecting into it; try again when that one has finished.",
-                )
             scratch.append(address)
 
-        thread = self.with_thread(queue, auxiliary=auxiliary)
-        if thread is None:
+        def queue(thread: StoppedThread) -> None:
+            full.append(
+                thread.call(symbols["Py_AddPendingCall"], symbols["PyRun_SimpleString"], scratch[0]) != 0
+            )
+
+        # Two short stops instead of one of twice the length; nothing is held while the source is written.
+        full: list[bool] = []
+        first = self.with_thread(reserve, auxiliary=auxiliary)
+        second = None
+        if first is not None:
+            try:
+                memory.write(self.pid, scratch[0], data)
+                self.on_step("source written")
+                second = self.with_thread(queue, auxiliary=auxiliary)
+            finally:
+                if second is None or full[-1]:
+                    self.unmap((scratch[0], size))
+        if first is None or second is None:
             raise InjectionError(
                 f"No thread of process {self.pid} could be stopped at a harmless place.", fix="Try again."
             )
+        if full[-1]:
+            raise InjectionError(
+                f"The queue of pending calls of process {self.pid} is full.",
+                fix="Another tool is injecting into it; try again when that one has finished.",
+            )
         self.on_step("queued")
-        main_pause = thread.pause_us if thread.tid == self.pid else 0.0
+        stops = (first, second)
+        main_pause = max((thread.pause_us for thread in stops if thread.tid == self.pid), default=0.0)
         follow = _Follow(self, handshake, wake)
         seen = follow.until(time.monotonic() + timeout_s)
         return PtraceResult(
-            thread=thread.tid,
-            thread_kind="main" if thread.tid == self.pid else "aux-sleeping",
-            pause_us=thread.pause_us,
-            main_pause_us=main_pause + follow.main_pause_us,
+            thread=second.tid,
+            thread_kind="main" if self.pid in (first.tid, second.tid) else "aux-sleeping",
+            pause_us=max(thread.pause_us for thread in stops),
+            main_pause_us=max(main_pause, follow.main_pause_us),
             nudged=follow.nudges > 0,
             seen=seen,
             scratch=(scratch[0], size),
@@ -348,7 +362,7 @@ class _Follow:
             if thread.in_blocking_syscall() and thread.regs.get("orig_rax") == _SYS_FUTEX:
                 thread.end_wait()
                 self.wakes += 1
-        self.main_pause_us += thread.pause_us
+        self.main_pause_us = max(self.main_pause_us, thread.pause_us)
 
     def _nudge(self) -> None:
         """gh-95820: a pending call added by another thread does not set the main thread's eval breaker.
@@ -359,11 +373,15 @@ class _Follow:
         """
         symbols = self.injector.image.symbols
 
+        before = descriptors(self.injector.pid)
+        if look(self.injector.pid, self.handshake) != NOTHING:
+            return
+
         def queue_nothing(thread: StoppedThread) -> None:
-            if look(self.injector.pid, self.handshake) == NOTHING:
+            if look(self.injector.pid, self.handshake, but=before) == NOTHING:
                 thread.call(symbols["Py_AddPendingCall"], symbols["PyCallable_Check"], 0)
                 self.nudges += 1
 
         thread = self.injector.with_thread(queue_nothing, auxiliary=False, insist=False)
         if thread is not None:
-            self.main_pause_us += thread.pause_us
+            self.main_pause_us = max(self.main_pause_us, thread.pause_us)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import operator
 import signal
 import struct
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ def _resumed(regs: Regs) -> tuple[int, int]:
 
 _CONTEXT = struct.Struct("<4Q 5Q 18Q 4H 4Q Q 8Q Q")
 _IN_FRAME = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rdi", "rsi", "rbp", "rbx", "rdx")
+_in_frame = operator.itemgetter(*(_NAMES.index(name) for name in _IN_FRAME))
+_RSP, _RCX, _EFLAGS, _CS, _SS = (_NAMES.index(n) for n in ("rsp", "rcx", "eflags", "cs", "ss"))
 _SOFTWARE = struct.Struct("<IIQI7I")
 
 
@@ -143,8 +146,8 @@ def return_frame(regs: Regs, sigmask: int, xstate: bytes, gadgets: Gadgets) -> R
     plain = min(plain_xstate_size() or length, length)
     if _WORD.unpack_from(xstate, _XSTATE_BV)[0] >> _XFEATURE_XTILE_DATA:
         plain = length
-    own = dict(zip(_NAMES, _ALL.unpack(regs.buffer.raw), strict=True))
-    rsp = own["rsp"]
+    own = _ALL.unpack(regs.buffer)
+    rsp = own[_RSP]
     fpu_at = (rsp - _RED_ZONE - length - 4) & ~63
     frame_at = (fpu_at - _CONTEXT.size) & ~15
     call_sp = frame_at - 24
@@ -154,8 +157,8 @@ def return_frame(regs: Regs, sigmask: int, xstate: bytes, gadgets: Gadgets) -> R
         data, 0,
         gadgets.pop_rdi_ret, MASK64, gadgets.syscall_ret, gadgets.sigreturn,
         _UC_FLAGS, 0, 0, _KEEP_ALTSTACK, 0,
-        *[own[n] for n in _IN_FRAME], rax, own["rcx"], rsp, rip, own["eflags"],
-        own["cs"], 0, 0, own["ss"],
+        *_in_frame(own), rax, own[_RCX], rsp, rip, own[_EFLAGS],
+        own[_CS], 0, 0, own[_SS],
         0, 0, sigmask, 0,
         fpu_at, *_NO_RESERVED,
         sigmask,

@@ -7,8 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prismtop.command_line import latency, live
+from prismtop.command_line import (
+    diagnosing,
+    export,
+    injecting,
+    latency,
+    live,
+    recording,
+    replaying,
+    web,
+)
 from prismtop.command_line.shared import Commands
 
-COMMANDS: dict[str, Callable[[Commands], None]] = {**live.COMMANDS, **latency.COMMANDS}
+COMMANDS: dict[str, Callable[[Commands], None]] = {
+    **live.COMMANDS,
+    **recording.COMMANDS,
+    **replaying.COMMANDS,
+    **latency.COMMANDS,
+    **diagnosing.COMMANDS,
+    **injecting.COMMANDS,
+    **export.COMMANDS,
+    **web.COMMANDS,
+}
 """What adds each command's parser, by the command's name, in the order of the help."""

@@ -49,6 +49,8 @@ def _add_watch(commands: Commands) -> None:
     )
     pid(made)
     amount(made, "stop after N batches; exit 1 when --duration ends first")
+    counters = "with --json: counters of host, GPUs and interconnects too"
+    made.add_argument("--counters", action="store_true", default=argparse.SUPPRESS, help=counters)
     way_in(made)
     judging(made)
 

@@ -106,6 +106,12 @@ def looks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-mouse", action="store_true", default=argparse.SUPPRESS, help="leave the mouse to the terminal"
     )
+    parser.add_argument(
+        "--readonly",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="refuse what would change the engine beyond the probe",
+    )
 
 
 def judging(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from prismtop.commands.choose import Profiles, describe
@@ -10,15 +10,33 @@ from prismtop.commands.context import Context
 from prismtop.model import Group
 
 if TYPE_CHECKING:
-    from prismtop.session import Session
+    from prismtop.session import CounterSource, RecordingSink, Session, Sink
 
 
-def open_session(context: Context, group: Group, profiles: Profiles, *, figures: bool = True) -> Session:
+def open_session(
+    context: Context,
+    group: Group,
+    profiles: Profiles,
+    *,
+    figures: bool = True,
+    counters: bool = False,
+    remember: bool = True,
+    sinks: Sequence[Sink] = (),
+    recorder: RecordingSink | None = None,
+) -> Session:
     """Attach to every probed member of `group`, or to none of them.
+
+    Args:
+        figures: False leaves rates and percentiles out of the frames.
+        counters: sample the host and its devices, in threads of their own.
+        remember: False starts the latency model afresh and keeps nothing of it.
+        sinks: take every frame.
+        recorder: keeps the last minutes, and writes them when asked.
 
     Raises:
         PrismtopError: with the cause and the fix; nothing is left in any process then.
     """
+    from prismtop.diagnosis.live import LiveDiagnoser
     from prismtop.session import Session
     from prismtop.sources.live import AttachOptions, attach
 
@@ -36,16 +54,25 @@ def open_session(context: Context, group: Group, profiles: Profiles, *, figures:
         update: Callable[[str], None] = context.report.update
         source = attach(group, profiles.get(group.engine), options, update)
     from prismtop.export.alert_hook import hooks_for
-    from prismtop.latency.judge import make_judge
+    from prismtop.latency.judge import LatencyJudge, make_judge
 
     return Session(
         source,
         history=settings.history,
         window_s=settings.window_s,
         figures=figures,
-        judge=make_judge(settings, group),
-        sinks=hooks_for(settings, group),
+        judge=make_judge(settings, group) if remember else LatencyJudge(settings, group),
+        counters=_sampler(context, group) if counters else None,
+        diagnoser=LiveDiagnoser(),
+        recorder=recorder,
+        sinks=(*hooks_for(settings, group), *sinks),
     )
+
+
+def _sampler(context: Context, group: Group) -> CounterSource:
+    from prismtop.counters.sampler import make_sampler
+
+    return make_sampler(context.settings, group)
 
 
 def _gdb_agreed(context: Context, group: Group) -> bool:

@@ -67,10 +67,13 @@ class Context:
 
     @property
     def interactive(self) -> bool:
-        """Whether a screen can be opened: stdin and stdout are a terminal that can address its cursor."""
+        """Whether a screen can be opened: stdin and stdout are a terminal that can address its cursor, or the
+        browser behind `prismtop serve` is at the other end."""
         import os
         import sys
 
+        if os.environ.get("TEXTUAL_DRIVER"):
+            return True
         return self.out.isatty() and sys.stdin.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 

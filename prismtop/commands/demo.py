@@ -67,7 +67,9 @@ def run(context: Context, options: DemoOptions) -> int:
         group = named_group([pid], profiles)
         if not headless:
             return open_screen(context, group, profiles)
-        session = open_session(context, group, profiles, figures=False)
+        session = open_session(
+            context, group, profiles, figures=False, counters=watch.wants_counters(context)
+        )
         with closing_session(context, session):
             watched = watch.stream(context, session, batches=batches, duration_s=options.duration_s)
         return watch.conclude(context, watched, batches, describe(group))

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from prismtop.commands.choose import Profiles, named_group, running_groups
 from prismtop.commands.context import Context
+from prismtop.counters.capabilities import capability_checks, look
 from prismtop.errors import EXIT_FINDING, EXIT_OK, PrismtopError
 from prismtop.export import jsonl
+from prismtop.model import Group
 from prismtop.safe_text import safe_text
 from prismtop.settings import config_dir, config_path, load_settings, unknown_variables
 from prismtop.targets import doctor
@@ -50,12 +52,14 @@ def _checks(context: Context, pids: Sequence[int]) -> Iterator[Check]:
     yield _terminal(context)
     yield _config()
     yield from doctor.profile_checks(config_dir() / "engines")
-    yield from _targets(context, pids)
+    groups: list[Group] = []
+    yield from _targets(context, pids, groups)
+    yield from capability_checks(look(groups[0] if groups else None))
 
 
-def _targets(context: Context, pids: Sequence[int]) -> Iterator[Check]:
+def _targets(context: Context, pids: Sequence[int], groups: list[Group]) -> Iterator[Check]:
+    """Checks of the targets; the groups that were found are put into `groups`."""
     profiles = _profiles_that_load()
-    groups = []
     for pid in pids:
         try:
             groups.append(named_group([pid], profiles))

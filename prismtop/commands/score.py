@@ -82,10 +82,22 @@ def read(path: Path) -> Labelled:
         notes = (f"{found.bad_rows} rows without usable numbers were left out",) if found.bad_rows else ()
         truths = None if found.anomalous is None else _runs(found.batches, found.anomalous)
         return Labelled(found.engine, found.batches, truths, Clock(0), notes)
-    from prismtop.latency.json_lines import read_lines
+    from prismtop.latency.json_lines import looks_like_lines, read_lines
 
-    lines = read_lines(path)
-    return Labelled(lines.engine, lines.batches, lines.truths, Clock(0), lines.notes)
+    if looks_like_lines(path):
+        lines = read_lines(path)
+        return Labelled(lines.engine, lines.batches, lines.truths, Clock(0), lines.notes)
+    return _read_trace(path)
+
+
+def _read_trace(path: Path) -> Labelled:
+    from prismtop.latency.score import Truth
+    from prismtop.trace.load import load
+
+    trace = load([path])
+    truths = [Truth(truth.start_ns, truth.end_ns, truth.id, truth.effect) for truth in trace.ground_truth()]
+    notes = tuple(safe_text(note, 300) for note in trace.notes)
+    return Labelled(trace.group.engine, tuple(trace.batches()), truths or None, trace.session.clock, notes)
 
 
 def _runs(batches: Sequence[Batch], anomalous: Sequence[bool]) -> list[Truth]:

@@ -62,10 +62,17 @@ def run(context: Context, pids: Sequence[int], batches: int | None, duration_s: 
     """
     profiles = profiles_in_use()
     group = only_group(context, pids, profiles)
-    session = open_session(context, group, profiles, figures=False)
+    session = open_session(context, group, profiles, figures=False, counters=wants_counters(context))
     with closing_session(context, session):
         watched = stream(context, session, batches=batches, duration_s=duration_s)
     return conclude(context, watched, batches, describe(group))
+
+
+def wants_counters(context: Context) -> bool:
+    """Whether counters are sampled: they are printed as JSON only, and cost CPU."""
+    if context.settings.counters and not context.json:
+        context.report.say("the table has no counters: use --json, or the screen")
+    return context.settings.counters and context.json
 
 
 def stream(
@@ -135,6 +142,7 @@ class JsonSink:
         self._state: tuple[object, ...] | None = None
         self._lost = Lost()
         self._warned: set[str] = set()
+        self._gaps: dict[tuple[str, str], str] = {}
 
     def write(self, frame: Frame) -> None:
         """Print the session line first, then what is new."""
@@ -155,6 +163,10 @@ class JsonSink:
             write(jsonl.request_line(request, frame.clock))
         for alert in frame.changed_alerts:
             write(jsonl.alert_line(alert, frame.clock))
+        for counter in frame.new_counters:
+            if counter.value is not None or self._gaps.get(counter.key) != counter.reason:
+                write(jsonl.counter_line(counter, frame.clock))
+            self._gaps[counter.key] = counter.reason
         delta = _since(self._lost, frame.lost)
         if delta != Lost():
             write(jsonl.lost_line(delta))

@@ -1,1 +1,1 @@
-"""Readings of host, GPUs and interconnects, each with unit and source, or with the reason why there is none."""
+"""Readings of host, GPUs and interconnects, each with unit and source, or with the reason for its gap."""

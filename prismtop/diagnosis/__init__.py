@@ -1,1 +1,1 @@
-"""Causes of an episode: evidence, hypotheses, ranking."""
+"""Why an episode was slow: evidence from two windows, hypotheses as data, a ranked answer."""

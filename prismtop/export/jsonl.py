@@ -11,6 +11,7 @@ microseconds.
 | request | a request finished |
 | alert | an episode opened, went on or closed (same `id`) |
 | state | the attach state or the set of installed hooks changed |
+| counter | a reading of the host, a GPU or an interconnect, or the reason why there is none (once) |
 | lost | records were overwritten before they could be read, since the previous such line |
 | warning | a sentence that a person should read |
 """
@@ -18,6 +19,7 @@ microseconds.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
@@ -26,6 +28,7 @@ from prismtop.model import (
     Alert,
     Batch,
     Clock,
+    Counter,
     Frame,
     HookStatus,
     Lost,
@@ -129,6 +132,21 @@ def request_line(request: Request, clock: Clock) -> str:
     if request.output_tokens is not None:
         line["output_tokens"] = request.output_tokens
     return _line("request", line, clock)
+
+
+def counter_line(counter: Counter, clock: Clock) -> str:
+    """One reading: name, device, unit, value and how often it is read; without a value the reason."""
+    line: dict[str, object] = {"t_us": counter.time_ns, "name": safe_text(counter.name)}
+    line.update(device=safe_text(counter.device), unit=safe_text(counter.unit))
+    if counter.value is None or not math.isfinite(counter.value):
+        line["reason"] = safe_text(counter.reason) or "not a finite number"
+    else:
+        line["value"] = round(counter.value, 6)
+        line["period_us"] = _us(counter.period_ns)
+    if counter.text:
+        line["text"] = safe_text(counter.text)
+    line["source"] = safe_text(counter.source)
+    return _line("counter", line, clock)
 
 
 def session_line(frame: Frame) -> str:

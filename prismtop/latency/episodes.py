@@ -181,7 +181,7 @@ def _text(episode: _Open, ratio: float) -> str:
     if episode.kind == STALL:
         return f"no batch for {episode.worst_ns / 1e6:.0f} ms longer than usual while requests waited"
     if episode.kind == THROUGHPUT:
-        return f"{100 * ratio:.0f} % of step time lost between {count}, steps themselves as expected"
+        return f"{100 * ratio:.0f} % of step time lost before {count}, steps themselves as expected"
     modes = "/".join(sorted(episode.modes))
     drift = " (drifting)" if episode.kind == DRIFT else ""
     return f"{modes} +{100 * ratio:.0f} % for {count}{drift}"

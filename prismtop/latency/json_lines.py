@@ -32,6 +32,16 @@ class Lines:
     notes: tuple[str, ...]
 
 
+def looks_like_lines(path: Path) -> bool:
+    """Whether the first line is an object with our version and type; False for what cannot be read."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = json.loads(file.readline(1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and "v" in first and "type" in first
+
+
 def read_lines(path: Path) -> Lines:
     """Read a file; broken lines are left out and counted.
 

@@ -91,6 +91,19 @@ class Request:
 
 
 @dataclass(frozen=True)
+class FirstToken:
+    """A request got its first token.
+
+    Attributes:
+        time_ns: CLOCK_MONOTONIC.
+        ttft_ns: how long after its arrival; None: its arrival was not seen.
+    """
+
+    time_ns: int
+    ttft_ns: int | None
+
+
+@dataclass(frozen=True)
 class Percentiles:
     """p50, p95 and p99 over `count` observations; unit as the field's name says."""
 
@@ -191,6 +204,7 @@ class Frame:
         new_batches: batches since the previous frame, oldest first.
         batches: the latest batches kept for a screen, oldest first.
         requests: requests finished since the previous frame.
+        first_tokens: requests that got their first token since the previous frame.
         throughput: rates and percentiles of the window.
         hooks: every hook of the profile with its status.
         costs: per probed process.
@@ -219,6 +233,7 @@ class Frame:
     new_batches: tuple[Batch, ...] = ()
     batches: tuple[Batch, ...] = ()
     requests: tuple[Request, ...] = ()
+    first_tokens: tuple[FirstToken, ...] = ()
     throughput: Throughput | None = None
     hooks: tuple[HookStatus, ...] = ()
     costs: tuple[ProbeCost, ...] = ()

@@ -22,6 +22,7 @@ HOST = "127.0.0.1"
 TIMEOUT_S = 0.5
 MAX_BYTES = 8 * 1024 * 1024
 _SETTLED_NS = 500_000_000
+_SAID_NS = 200_000_000  # how long one answer of `latest` stands: nobody looks more often
 STALE_S = 10.0
 """Values older than this are not shown any more; the reason of the last failure is."""
 
@@ -80,6 +81,9 @@ class MetricsReader:
         self._base: _Paired | None = None
         self._newest: _Paired | None = None
         self._ends: deque[int] = deque(maxlen=65_536)
+        self._said = EngineMetrics()
+        self._said_of: tuple[Reading, bool] | None = None
+        self._said_until_ns = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prismtop-metrics", daemon=True)
 
@@ -114,11 +118,19 @@ class MetricsReader:
         reading, now_ns = self._reading, time.monotonic_ns()
         if reading is None:
             return EngineMetrics(reason=self._reason)
+        said_of = (reading, ends_ns is not None)
+        if said_of == self._said_of and now_ns < self._said_until_ns:
+            return self._said
+        self._said = self._say(reading, now_ns, batches, counted=said_of[1])
+        self._said_of, self._said_until_ns = said_of, now_ns + _SAID_NS
+        return self._said
+
+    def _say(self, reading: Reading, now_ns: int, batches: int, *, counted: bool) -> EngineMetrics:
         age_s = (now_ns - reading.time_ns) / 1e9
         if age_s > STALE_S:
             return EngineMetrics(url=self._url, reason=self._reason or "no answer", age_s=age_s)
         base, newest = self._paired(reading, batches)
-        if ends_ns is not None:
+        if counted:
             self._correct((base, newest), batches, now_ns)
         names = self._rule.names
         count = None

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from prismtop.model import Request
+from prismtop.model import FirstToken, Request
 from prismtop.probe import agent
 from prismtop.sources.hook_code import EVENT_KINDS
 
@@ -48,16 +48,6 @@ class _Life:
     arrived_ns: int | None = None
     prompt_tokens: int | None = None
     first_ns: int | None = None
-
-
-@dataclass(frozen=True)
-class FirstToken:
-    """A request got its first token: when, and how long after its arrival (None: its arrival was not
-    seen).
-    """
-
-    time_ns: int
-    ttft_ns: int | None
 
 
 class RequestTracker:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from prismtop.model import (
+    Alert,
     AttachState,
     Batch,
     Clock,
     Counter,
     EngineMetrics,
+    FirstToken,
     Group,
     HookStatus,
     Lost,
@@ -20,7 +22,6 @@ from prismtop.model import (
     Replay,
     Request,
 )
-from prismtop.sources.requests import FirstToken
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class SourceTick:
     Attributes:
         counters: readings that a trace holds; live sources have none, they come from a sampler.
         replay: where a replay stands.
+        alerts: those recorded in a trace that is not judged again.
+        jumped: whether a replay went elsewhere: what came before this tick is no history of it.
     """
 
     time_ns: int
@@ -46,6 +49,8 @@ class SourceTick:
     target_states: Mapping[ProcessId, str] = field(default_factory=dict)
     counters: tuple[Counter, ...] = ()
     replay: Replay | None = None
+    alerts: tuple[Alert, ...] = ()
+    jumped: bool = False
 
 
 class Source(Protocol):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from prismtop.model import Frame
+from prismtop.model import Batch, Frame
+
+BATCHES_KEPT = 20_000
+"""Handed over at once at most; a screen that is stopped for minutes is shown the latest ones."""
+
+Handed = Callable[[Frame, tuple[str, ...], tuple[Batch, ...]], None]
 
 
 class Ticking(Protocol):
@@ -24,9 +30,9 @@ class Collector:
     Args:
         session: ticked by this thread only.
         tick_hz: ticks per second.
-        on_frame: called in the collector's thread with the latest frame and the warnings of every frame since
-            the last call. It must only post a message. Not called again before `taken()`: a busy screen gets
-            the newest frame later instead of a queue of old ones.
+        on_frame: called in the collector's thread with the latest frame, and the warnings and new batches of
+            every frame since the last call. It must only post a message. Not called again before `taken()`:
+            a busy screen gets the newest frame later instead of a queue of old ones.
         on_error: called once, in the collector's thread, when `tick` raises; the thread then ends.
     """
 
@@ -34,7 +40,7 @@ class Collector:
         self,
         session: Ticking,
         tick_hz: float,
-        on_frame: Callable[[Frame, tuple[str, ...]], None],
+        on_frame: Handed,
         on_error: Callable[[Exception], None],
         ui_hz: float = 2.0,
     ) -> None:
@@ -44,6 +50,7 @@ class Collector:
         self._on_error = on_error
         self._stop = threading.Event()
         self._waiting = threading.Event()
+        self._asked: deque[tuple[Callable[[], object], Callable[[object], None]]] = deque()
         self.ended = threading.Event()
         self.ended.set()
         self.ui_hz = ui_hz
@@ -57,6 +64,22 @@ class Collector:
         """Ask the thread to end after the current tick."""
         self._stop.set()
 
+    def ask(self, call: Callable[[], object], answer: Callable[[object], None]) -> None:
+        """Have `call` run in the collector's thread between two ticks: the session has one owner.
+
+        `answer` gets what it returned or raised, in that thread; it must only post a message.
+        """
+        self._asked.append((call, answer))
+
+    def _answer_asked(self) -> None:
+        while self._asked:
+            call, answer = self._asked.popleft()
+            try:
+                result: object = call()
+            except Exception as error:
+                result = error
+            answer(result)
+
     def run(self) -> None:
         """The thread's body."""
         self.ended.clear()
@@ -69,17 +92,21 @@ class Collector:
 
     def _loop(self) -> None:
         warnings: dict[str, None] = {}
+        batches: deque[Batch] = deque(maxlen=BATCHES_KEPT)
         handed_at = 0.0
         due = time.monotonic()
         while not self._stop.is_set():
+            self._answer_asked()
             frame = self._session.tick()
+            batches.extend(frame.new_batches)
             warnings.update(dict.fromkeys(frame.warnings))
             now = time.monotonic()
             # Half a tick of tolerance: 2 Hz out of 25 ticks a second is every 12th or 13th.
             if now - handed_at >= 1 / self.ui_hz - self._tick_s / 2 and not self._waiting.is_set():
                 handed_at = now
                 self._waiting.set()
-                self._on_frame(frame, tuple(warnings))
+                self._on_frame(frame, tuple(warnings), tuple(batches))
                 warnings.clear()
+                batches.clear()
             due = max(due + self._tick_s, now)
             self._stop.wait(max(0.0, due - time.monotonic()))

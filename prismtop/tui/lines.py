@@ -67,6 +67,12 @@ class Lines(Widget):
         if regions:
             self.refresh(*regions)
 
+    def use(self, look: Look) -> None:
+        """Draw in another theme or character set from now on."""
+        self._look = look
+        self._strips.clear()
+        self.refresh()
+
     def keep_height(self, height: int) -> None:
         """Take `height` lines; a layout is done only when that changes."""
         if height != self._height:

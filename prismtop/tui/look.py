@@ -58,6 +58,15 @@ class Glyphs:
         over: ends a bar that is longer than its room.
         rule: draws a horizontal rule.
         dot: separates facts on a line.
+        levels: from nothing to a full cell, for sparklines.
+        slow: marks a batch that is slow for its workload.
+        match: marks a row that the search found.
+        ticks: inside the interval, above it, below it, not judged.
+        interval: before half the width of an interval.
+        down, up: largest or smallest first.
+        branch, last, trunk: a tree's lines.
+        seek: passed and coming part of a seek bar, and the position.
+        braille: whether the terminal has U+2800 to U+28FF.
     """
 
     stages: Mapping[str, str]
@@ -65,9 +74,24 @@ class Glyphs:
     over: str
     rule: str
     dot: str
+    levels: str = " .:-=+*#"
+    slow: str = "!"
+    match: str = "*"
+    ticks: tuple[str, str, str, str] = (".", "+", "-", "?")
+    interval: str = "~"
+    down: str = "v"
+    up: str = "^"
+    branch: str = "|- "
+    last: str = "`- "
+    trunk: str = "|  "
+    seek: tuple[str, str, str] = ("=", "-", "|")
+    braille: bool = False
 
 
-UNICODE = Glyphs(UNICODE_STAGES, ">", "»", "─", "·")
+UNICODE = Glyphs(
+    UNICODE_STAGES, ">", "»", "─", "·", levels=" ▁▂▃▄▅▆▇█", slow="▲", ticks=("·", "▴", "▾", "?"),
+    interval="±", down="▼", up="▲", branch="├─ ", last="└─ ", trunk="│  ", seek=("━", "─", "●"), braille=True,
+)  # fmt: skip
 ASCII = Glyphs(ASCII_STAGES, ">", "}", "-", "|")
 
 
@@ -141,6 +165,12 @@ def between(left: Line, right: Line, width: int) -> Line:
         if room <= 0:
             break
     return (*kept, (" " * (room + 1), "base"), *right)
+
+
+def ruled(title: str, width: int, glyphs: Glyphs, role: str = "muted") -> Line:
+    """A rule with a title in it: `-- title ----`."""
+    text = f" {glyphs.rule * 2} {title} "
+    return ((fit(text + glyphs.rule * max(0, width - cell_len(text)), width), role),)
 
 
 def selected(line: Line) -> Line:

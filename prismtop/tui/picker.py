@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import BindingType
 from textual.screen import Screen
 
 from prismtop.model import Group
-from prismtop.tui.app import ScreenApp, require_terminal
+from prismtop.tui.base import ScreenApp, require_terminal
 from prismtop.tui.keys import PICKER
 from prismtop.tui.lines import Lines
 from prismtop.tui.panels import picker
 from prismtop.tui.panels.footer import footer
-from prismtop.tui.screens import bindings
 
 _HEAD = 3
 
 
-class PickerScreen(Screen[None]):
+class PickerScreen(Screen[None], inherit_bindings=False):
     """A row per engine; the selected one's processes below."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(PICKER)
     DEFAULT_CSS = """
     PickerScreen { layout: vertical; overflow: hidden; background: $background; }
     PickerScreen > #rows { height: 1fr; }
@@ -58,7 +54,7 @@ class PickerScreen(Screen[None]):
         room = max(1, height - 1 - _HEAD)
         shown = [*lines[:_HEAD], *lines[_HEAD + self._top() : _HEAD + self._top() + room]]
         self.query_one("#rows", Lines).show([*shown, *picker.notes(groups[self.cursor], width)][: height - 1])
-        self.query_one("#footer", Lines).show([footer(PICKER, width).line])
+        self.query_one("#footer", Lines).show([footer(PICKER, width, keys=self._owner.keymap.keys).line])
 
     def _top(self) -> int:
         room = max(1, self.size.height - 1 - _HEAD)
@@ -94,9 +90,13 @@ class PickerScreen(Screen[None]):
         """Paint the whole screen again."""
         self._owner.repaint()
 
-    def on_key(self, event: events.Key) -> None:
-        """A digit chooses at once; escape leaves."""
-        if event.key == "escape":
+    async def on_key(self, event: events.Key) -> None:
+        """The keymap's; a digit chooses at once; escape leaves."""
+        key = self._owner.keymap.key(PICKER, event.key)
+        if key is not None:
+            event.stop()
+            await self.run_action(key.action)
+        elif event.key == "escape":
             self.action_leave()
         elif event.key.isdigit() and 0 < int(event.key) <= len(self._owner.groups):
             self.cursor = int(event.key) - 1
@@ -105,7 +105,7 @@ class PickerScreen(Screen[None]):
     async def on_lines_clicked(self, event: Lines.Clicked) -> None:
         """A click selects, a second one chooses; the footer's keys work."""
         if event.lines.id == "footer":
-            action = footer(PICKER, self.size.width).action_at(event.x)
+            action = footer(PICKER, self.size.width, keys=self._owner.keymap.keys).action_at(event.x)
             if action:
                 await self.run_action(action)
             return
@@ -143,7 +143,7 @@ def pick_group(groups: Sequence[Group], settings: object) -> Group | None:
         The chosen group; None when the user left without choosing or there is nothing to choose from.
 
     Raises:
-        UsageError: there is no theme of the name in `settings`.
+        UsageError: there is no theme of the name in `settings`, or its keymap makes no sense.
         UnavailableError: no terminal, or drawing failed.
     """
     if not groups:

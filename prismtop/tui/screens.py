@@ -1,53 +1,47 @@
-"""The screens: which panels they have, how high each is, and what their keys do."""
+"""What every screen has: header and footer, keys by the keymap, menus over it, and what works everywhere."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual import events
 from textual.geometry import Region
 from textual.screen import Screen
 from textual.strip import Strip
 
-from prismtop.tui.keys import DETAILS, LIST, PAGE, keys_for
+from prismtop.tui.keys import LIST, MENU
 from prismtop.tui.lines import Lines
-from prismtop.tui.look import Line
-from prismtop.tui.panels import batches, details, header, hooks, stages, summary
-from prismtop.tui.panels import help as help_page
+from prismtop.tui.look import Line, cut
+from prismtop.tui.overlay import Overlay
+from prismtop.tui.panels import header
 from prismtop.tui.panels.footer import Footer, footer
 
 if TYPE_CHECKING:
-    from prismtop.model import Batch
     from prismtop.tui.app import PrismtopApp
 
 
-def bindings(where: str) -> list[BindingType]:
-    """Textual bindings of one kind of screen, from the key table. ctrl-c would otherwise only show a hint."""
-    return [
-        Binding(
-            name,
-            key.action,
-            key.label,
-            show=False,
-            id=f"{where}.{key.id}.{name}",
-            priority=name.startswith("ctrl"),
-        )
-        for key in keys_for(where)
-        for name in key.keys
-    ]
-
-
-class PanelScreen(Screen[None]):
-    """A screen made of `Lines`: header above, footer below."""
+class PanelScreen(Screen[None], inherit_bindings=False):
+    """A screen made of `Lines`: header above, footer below, an overlay over them when there is one."""
 
     WHERE: ClassVar[str] = LIST
-    DEFAULT_CSS = "PanelScreen { layout: vertical; overflow: hidden; background: $background; }"
+    DEFAULT_CSS = """
+    PanelScreen { layout: vertical; overflow: hidden; background: $background; layers: base over; }
+    PanelScreen > #overlay { layer: over; display: none; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overlay: Overlay | None = None
 
     @property
     def owner(self) -> PrismtopApp:
         """The app, typed."""
         return cast("PrismtopApp", self.app)
+
+    @property
+    def where(self) -> str:
+        """Which keys work now."""
+        return self.overlay.where if self.overlay is not None else self.WHERE
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """The ground under the panels: blanks, past Textual's style cache as in `Lines.render_lines`."""
@@ -60,6 +54,7 @@ class PanelScreen(Screen[None]):
     def on_resize(self) -> None:
         """Every panel depends on the size."""
         self.redraw()
+        self.put_overlay()
 
     def on_screen_resume(self) -> None:
         """The view may have moved on while another screen was above."""
@@ -68,6 +63,23 @@ class PanelScreen(Screen[None]):
     def redraw(self) -> None:
         """Show the view as it is now."""
         raise NotImplementedError
+
+    async def on_key(self, event: events.Key) -> None:
+        """Do what the keymap says; what it does not know is text for a menu or a prompt."""
+        key = self.owner.keymap.key(self.where, event.key)
+        if key is not None and not (key.replay and self.owner.controls.replay is None):
+            event.stop()
+            await self.run_action(key.action)
+        elif self.overlay is not None and self.overlay.where == MENU:
+            if event.key == "backspace" or (event.is_printable and event.character):
+                event.stop()
+                self.overlay.type("" if event.key == "backspace" else event.character or "")
+                self.put_overlay()
+        else:
+            self.text_typed(event)
+
+    def text_typed(self, event: events.Key) -> None:
+        """A key that does nothing here."""
 
     def panel(self, name: str) -> Lines:
         """A panel by its id."""
@@ -80,28 +92,131 @@ class PanelScreen(Screen[None]):
             panel.keep_height(height)
         panel.show(lines)
 
+    def header_now(self, rows: int, *, toast: bool = True) -> list[Line]:
+        """The header's lines; a message lies over the second one where nothing else shows it."""
+        now = self.owner.now_ns()
+        made = header.lines(self.owner.view, self.size.width, self.owner.look.glyphs, now)
+        message = self.owner.view.toast_at(now)
+        if toast and message is not None:
+            text = cut(f" {message.text} ", self.size.width)
+            made[-1 if rows > 1 else 0] = ((text, message.role),)
+        return made[:rows]
+
     def put_footer(self) -> None:
         """The footer of this kind of screen."""
         self.put("footer", [self.footer_now().line])
 
     def footer_now(self) -> Footer:
         """Footer with labels that say what the keys will do now."""
-        view = self.owner.view
+        view, replay = self.owner.view, self.owner.controls.replay is not None
+        stopped = view.paused_ns is not None or bool(
+            replay and view.frame and view.frame.replay and view.frame.replay.speed == 0
+        )
+        recording = (
+            view.frame is not None and view.frame.recording is not None and not view.frame.recording.error
+        )
         labels = {
-            "pause": "resume" if view.paused_ns is not None else "pause",
+            "pause": ("play" if replay else "resume") if stopped else "pause",
             "compact": "panels" if view.compact else "compact",
+            "record": "stop rec" if recording else "record",
         }
-        return footer(self.WHERE, self.size.width, labels)
+        return footer(self.where, self.size.width, labels, self.owner.keymap.keys, replay)
+
+    # overlays
+
+    def open_overlay(self, overlay: Overlay) -> None:
+        """Show a menu or a question."""
+        self.overlay = overlay
+        self.put_overlay()
+        self.put_footer()
+
+    def put_overlay(self) -> None:
+        """Draw the overlay, or take it away."""
+        widget = self.panel("overlay")
+        if self.overlay is None:
+            if widget.display:
+                widget.display = False
+            return
+        width, height = self.size
+        cells, rows = self.overlay.size(width, height)
+        widget.styles.width, widget.styles.height = cells, rows
+        widget.styles.offset = (max(0, (width - cells) // 2), max(0, (height - rows) // 3))
+        widget.display = True
+        widget.show(self.overlay.lines(cells, rows, self.owner.look.glyphs))
+
+    def close_overlay(self) -> None:
+        """Take it away."""
+        self.overlay = None
+        self.put_overlay()
+        self.put_footer()
+
+    def action_overlay_move(self, rows: int) -> None:
+        """Move a menu's selection."""
+        if self.overlay is not None:
+            self.overlay.move(rows)
+            self.put_overlay()
+
+    def action_overlay_page(self, pages: int) -> None:
+        """Move a menu's selection by a page."""
+        if self.overlay is not None:
+            self.overlay.page(pages)
+            self.put_overlay()
+
+    def action_overlay_choose(self) -> None:
+        """Take the selected entry."""
+        overlay = self.overlay
+        entry = overlay.current if overlay is not None else None
+        if overlay is None or entry is None:
+            return
+        if not entry.keep_open:
+            self.close_overlay()
+        entry.choose()
+        if entry.keep_open and self.overlay is overlay:
+            overlay.renew()
+            self.put_overlay()
+
+    def action_overlay_close(self) -> None:
+        """Leave without a choice."""
+        overlay = self.overlay
+        if overlay is not None:
+            self.close_overlay()
+            overlay.leave()
+
+    # mouse
 
     async def on_lines_clicked(self, event: Lines.Clicked) -> None:
-        """A click on the footer is its key."""
-        if event.lines.id == "footer":
+        """A click on the footer is its key; on a menu its entry; beside a menu closes it."""
+        if event.lines.id == "overlay" and self.overlay is not None:
+            index = self.overlay.entry_at(event.y, event.lines.size.width)
+            if index is not None:
+                self.overlay.cursor = index
+                self.action_overlay_choose()
+        elif event.lines.id == "footer":
             action = self.footer_now().action_at(event.x)
             if action:
                 await self.run_action(action)
+        elif self.overlay is not None:
+            self.action_overlay_close()
+        else:
+            self.clicked(event)
+
+    def clicked(self, event: Lines.Clicked) -> None:
+        """A click on a panel."""
+
+    def on_lines_scrolled(self, event: Lines.Scrolled) -> None:
+        """The wheel."""
+        if self.overlay is not None:
+            self.action_overlay_move(1 if event.rows > 0 else -1)
+        else:
+            self.scrolled(event)
+
+    def scrolled(self, event: Lines.Scrolled) -> None:
+        """The wheel over a panel."""
+
+    # what works on every screen
 
     def action_pause(self) -> None:
-        """Freeze the view, or go on."""
+        """Freeze the view, or go on; a replay is paused itself."""
         self.owner.toggle_pause()
 
     def action_faster(self) -> None:
@@ -116,6 +231,10 @@ class PanelScreen(Screen[None]):
         """Paint the whole screen again."""
         self.owner.repaint()
 
+    def action_suspend(self) -> None:
+        """To the shell."""
+        self.app.action_suspend_process()
+
     def action_leave(self) -> None:
         """Quit."""
         self.app.exit()
@@ -124,217 +243,110 @@ class PanelScreen(Screen[None]):
         """To the screen below."""
         self.app.pop_screen()
 
+    def action_record(self) -> None:
+        """Start or stop a trace."""
+        self.owner.toggle_recording()
+
+    def action_deepdive(self) -> None:
+        """Capture everything for a moment, after a question."""
+        self.owner.ask_deepdive()
+
+    def action_setup(self) -> None:
+        """The settings menu."""
+        from prismtop.tui.menus import setup
+
+        self.open_overlay(setup(self))
+
+    def action_palette(self) -> None:
+        """Every command by name."""
+        from prismtop.tui.menus import palette
+
+        self.open_overlay(palette(self))
+
+    def action_export(self) -> None:
+        """Write what is shown to a file."""
+        from prismtop.tui.menus import export
+
+        self.open_overlay(export(self))
+
     def action_help(self) -> None:
         """The help page."""
-        self.app.push_screen(HelpScreen())
-
-
-class ListScreen(PanelScreen):
-    """Header, rates, batches, stages, status."""
-
-    WHERE = LIST
-    BINDINGS: ClassVar[list[BindingType]] = bindings(LIST)
-    DEFAULT_CSS = "ListScreen > #batches { height: 1fr; }"
-
-    def compose(self) -> ComposeResult:
-        """Panels from top to bottom."""
-        for name in ("header", "summary", "batches", "legend", "stages", "status", "footer"):
-            yield Lines(self.owner.look, id=name)
-
-    def redraw(self) -> None:
-        """All panels; the compositor gets only the lines that differ."""
-        view, glyphs = self.owner.view, self.owner.look.glyphs
-        width, height = self.size
-        if not width or not height:
-            return
-        table = stages.table(view, width, glyphs) if height >= 30 and not view.compact else []
-        rates = summary.lines(
-            view, width, 0 if height < 12 else 1 if view.compact or height < 18 else 2, glyphs
-        )
-        legend = [] if table or height < 10 else [stages.legend(view, width, glyphs)]
-        head = header.lines(view, width, glyphs, self.owner.now_ns())[: 2 if height >= 8 else 1]
-        status = [summary.status(view, width, glyphs)] if height >= 6 else []
-        list_height = max(1, height - len(head) - len(rates) - len(table) - len(legend) - len(status) - 1)
-        self.put("header", head, len(head))
-        self.put("summary", rates, len(rates))
-        self.put("batches", batches.lines(view, width, list_height, glyphs))
-        self.put("legend", legend, len(legend))
-        self.put("stages", table, len(table))
-        self.put("status", status, len(status))
-        self.put_footer()
-
-    async def on_lines_clicked(self, event: Lines.Clicked) -> None:
-        """A click selects a batch, a second one opens it."""
-        if event.lines.id == "batches" and event.y > 0:
-            view = self.owner.view
-            index = view.top + event.y - 1
-            if index < view.total_rows:
-                view.select(index)
-                self.redraw()
-                if event.double:
-                    self.action_details()
-        else:
-            await super().on_lines_clicked(event)
-
-    def on_lines_scrolled(self, event: Lines.Scrolled) -> None:
-        """The wheel moves the selection."""
-        self.action_move(event.rows)
-
-    def action_move(self, rows: int) -> None:
-        """Move the selection."""
-        self.owner.view.move(rows)
-        self.redraw()
-
-    def action_page(self, pages: int) -> None:
-        """Move the selection by a page."""
-        self.action_move(pages * max(1, self.owner.view.height - 1))
-
-    def action_home(self) -> None:
-        """The newest batch."""
-        self.action_newest()
-
-    def action_end(self) -> None:
-        """The oldest batch kept."""
-        view = self.owner.view
-        view.select(view.total_rows - 1)
-        self.redraw()
-
-    def action_newest(self) -> None:
-        """Follow the newest batch again."""
-        self.owner.view.follow()
-        self.redraw()
-
-    def action_compact(self) -> None:
-        """Fewer panels, more batches."""
-        self.owner.view.compact = not self.owner.view.compact
-        self.redraw()
-
-    def action_details(self) -> None:
-        """The selected batch."""
-        view = self.owner.view
-        if view.selected is not None:
-            view.hold()
-            self.app.push_screen(DetailsScreen())
+        self._push("HelpScreen")
 
     def action_hooks(self) -> None:
         """Processes and hooks."""
-        self.app.push_screen(HooksScreen())
+        self._push("HooksScreen")
 
+    def action_alerts(self) -> None:
+        """Alerts and causes."""
+        self._push("AlertsScreen")
 
-class PageScreen(PanelScreen):
-    """A page of text that scrolls."""
+    def action_counters(self) -> None:
+        """Every counter."""
+        self._push("CountersScreen")
 
-    WHERE = PAGE
-    BINDINGS: ClassVar[list[BindingType]] = bindings(PAGE)
-    DEFAULT_CSS = "PageScreen > #page { height: 1fr; }"
+    def action_model(self) -> None:
+        """The latency model and the objectives."""
+        self._push("ModelScreen")
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._top = 0
-        self._text: list[Line] = []
+    def action_tree(self) -> None:
+        """The processes."""
+        self._push("TreeScreen")
 
-    def compose(self) -> ComposeResult:
-        """Header, text, footer."""
-        for name in ("header", "page", "footer"):
-            yield Lines(self.owner.look, id=name)
+    def _push(self, name: str) -> None:
+        from prismtop.tui import pages
 
-    def text(self, width: int) -> list[Line]:
-        """The page's lines."""
-        raise NotImplementedError
+        self.app.push_screen(getattr(pages, name)())
 
-    def redraw(self) -> None:
-        """The visible part of the page."""
-        width, height = self.size
-        if not width or not height:
+    # the list's selection; details show the selected batch, so they use these too
+
+    def action_anomaly(self, step: int) -> None:
+        """The next or previous slow batch."""
+        replay = self.owner.controls.replay
+        if replay is not None:
+            (replay.next_anomaly if step > 0 else replay.previous_anomaly)()
             return
-        glyphs = self.owner.look.glyphs
-        header_height = 2 if height >= 8 else 1
-        self._text = self.text(width)
-        room = self._room()
-        self._top = max(0, min(self._top, len(self._text) - room))
-        shown = self._text[self._top : self._top + room]
-        self.put(
-            "header",
-            header.lines(self.owner.view, width, glyphs, self.owner.now_ns())[:header_height],
-            header_height,
+        if not self.owner.view.find_anomaly(step):
+            self.owner.say(self._no_anomaly())
+        self.redraw()
+
+    def _no_anomaly(self) -> str:
+        from prismtop.tui.panels.prediction import why_empty
+
+        frame = self.owner.view.frame
+        reason = why_empty(frame) if frame is not None else ""
+        return (
+            f"no slow batch can be told: {reason}"
+            if reason
+            else "no batch in the list is slow for its workload"
         )
-        self.put("page", shown)
-        self.put_footer()
 
-    def footer_now(self) -> Footer:
-        """Ends with the place in the page when that is longer than the screen."""
-        made = super().footer_now()
-        room = self._room()
-        if len(self._text) <= room:
-            return made
-        place = f" lines {self._top + 1}-{min(len(self._text), self._top + room)} of {len(self._text)} "
-        last, role = made.line[-1]
-        if len(last) < len(place):
-            return made
-        return Footer((*made.line[:-1], (last[: -len(place)] + place, role)), made.places)
+    def action_replay(self, what: str) -> None:
+        """One of the replay's plain controls."""
+        replay = self.owner.controls.replay
+        if replay is not None:
+            getattr(replay, what)()
 
-    def _room(self) -> int:
-        return max(1, self.size.height - (2 if self.size.height >= 8 else 1) - 1)
+    def action_replay_step(self, batches: int) -> None:
+        """Pause, and go on or back by batches."""
+        replay = self.owner.controls.replay
+        if replay is not None:
+            replay.step(batches)
 
-    def on_lines_scrolled(self, event: Lines.Scrolled) -> None:
-        """The wheel scrolls."""
-        self.action_move(event.rows)
+    def action_replay_skip(self, seconds: int) -> None:
+        """Go on or back by seconds."""
+        replay = self.owner.controls.replay
+        if replay is not None:
+            replay.skip_s(seconds)
 
-    def action_move(self, rows: int) -> None:
-        """Scroll by lines."""
-        self._top += rows
-        self.redraw()
-
-    def action_page(self, pages: int) -> None:
-        """Scroll by pages."""
-        self.action_move(pages * max(1, self._room() - 1))
-
-    def action_home(self) -> None:
-        """To the first line."""
-        self._top = 0
-        self.redraw()
-
-    def action_end(self) -> None:
-        """To the last line."""
-        self._top = len(self._text)
-        self.redraw()
-
-
-class HelpScreen(PageScreen):
-    """Keys, columns, glyphs, states, why values are missing."""
-
-    def text(self, width: int) -> list[Line]:
-        """The help page."""
-        return help_page.lines(width, self.owner.look.glyphs)
-
-
-class HooksScreen(PageScreen):
-    """Processes, hooks, costs, warnings."""
-
-    def text(self, width: int) -> list[Line]:
-        """The probe page."""
-        return hooks.lines(self.owner.view, width, self.owner.look.glyphs)
-
-
-class DetailsScreen(PageScreen):
-    """One batch. The list below stands still while this is open."""
-
-    WHERE = DETAILS
-    BINDINGS: ClassVar[list[BindingType]] = bindings(DETAILS)
-
-    def text(self, width: int) -> list[Line]:
-        """The selected batch."""
-        view, frame = self.owner.view, self.owner.view.frame
-        batch: Batch | None = view.selected
-        if batch is None or frame is None:
-            return [((" This batch has left the list.", "muted"),)]
-        around = view.held or tuple(reversed(frame.batches))
-        beside = 3 if self.size.height >= 30 else 2
-        scale, glyphs = view.scale_ms or 10.0, self.owner.look.glyphs
-        return details.lines(batch, around, frame, width, scale, glyphs, beside)
-
-    def action_neighbour(self, rows: int) -> None:
-        """The batch before or after."""
-        view = self.owner.view
-        view.select(view.cursor + rows)
-        self.redraw()
+    def action_replay_mark(self) -> None:
+        """A, then B, then neither."""
+        replay, frame = self.owner.controls.replay, self.owner.view.frame
+        if replay is None or frame is None or frame.replay is None:
+            return
+        if frame.replay.a_ns is None:
+            replay.mark_a()
+        elif frame.replay.b_ns is None:
+            replay.mark_b()
+        else:
+            replay.clear_marks()

@@ -310,6 +310,16 @@ def batches_from(session: Session, count: int, within_s: float = 10.0) -> list[B
     return ticks_until(session, lambda batches, _: len(batches) >= count, within_s)[0]
 
 
+def probe_is_in(pid: int, within_s: float) -> bool:
+    """Whether the probe's memory appears among the target's descriptors in time."""
+    end = time.monotonic() + within_s
+    while find_ring(pid) is None:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.002)
+    return True
+
+
 def probe_is_gone(pid: int, within_s: float) -> bool:
     """Whether the probe's memory disappears from the target's descriptors in time."""
     end = time.monotonic() + within_s

@@ -16,6 +16,7 @@ from tests.integration.engines import (
     batches_from,
     open_session,
     probe_is_gone,
+    probe_is_in,
     scripted,
     ticks_until,
     watching,
@@ -78,6 +79,7 @@ def test_a_probe_whose_monitor_died_before_it_started_leaves_by_its_lease(minor:
             watch.process.kill()
             watch.process.wait()
         engine.request(400)
+        assert probe_is_in(engine.pid, 8)
         assert probe_is_gone(engine.pid, 8)
         assert engine.state()["ids"] == before["ids"]
         assert engine.state()["files"] == []

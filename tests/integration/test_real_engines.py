@@ -203,7 +203,7 @@ def test_requests_have_their_latencies(server: Server, session: Session) -> None
 
 
 def test_watch_prints_the_batches_of_a_loaded_engine(server: Server) -> None:
-    load = server.load("--n", "4", "--rounds", "6", "--max-tokens", "80", "--chat")
+    load = server.load("--n", "4", "--rounds", "60", "--max-tokens", "80", "--chat")
     try:
         with watching(server.pid, "-n", "200", "--duration", "90") as watch:
             code, err = watch.finish(120)

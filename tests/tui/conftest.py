@@ -11,7 +11,7 @@ import pytest
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Screens must not depend on where the tests run."""
     monkeypatch.setenv("TZ", "UTC")
-    monkeypatch.setattr("prismtop.tui.app._can_encode", lambda: True)
+    monkeypatch.setattr("prismtop.tui.base._can_encode", lambda: True)
     for name in ("NO_COLOR", "SSH_CONNECTION", "TEXTUAL_DRIVER"):
         monkeypatch.delenv(name, raising=False)
     time.tzset()

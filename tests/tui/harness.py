@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,11 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from textual import events
 from textual.app import App
+from textual.keys import _character_to_key, key_to_character
 from textual.pilot import Pilot
 
 from prismtop.model import Frame
 from prismtop.tui.app import PrismtopApp
+from prismtop.tui.controls import Controls
 from tests.tui.synthetic import START_NS, SyntheticSession
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -41,14 +45,19 @@ def settings(**changes: Any) -> SimpleNamespace:
 
 
 class StillApp(PrismtopApp):
-    """The app; frames come from `feed`."""
+    """The app; frames come from `feed`, and what is asked of the session is answered at once."""
 
     def __init__(
-        self, session: SyntheticSession | None = None, clock: Clock | None = None, **changes: Any
+        self,
+        session: SyntheticSession | None = None,
+        clock: Clock | None = None,
+        controls: Controls | None = None,
+        **changes: Any,
     ) -> None:
         self.clock = clock or Clock()
         self.session = session or SyntheticSession(self.clock)
-        super().__init__(self.session, settings(**changes), now_ns=self.clock)
+        super().__init__(self.session, settings(**changes), controls=controls, now_ns=self.clock)
+        self.collector.ask = lambda call, answer: answer(call())  # type: ignore[method-assign]
 
     def start_collecting(self) -> None:
         """No thread."""
@@ -69,8 +78,41 @@ async def still(
     app = StillApp(**kwargs)
     async with app.run_test(size=(columns, rows)) as pilot:
         app.feed()
-        await pilot.pause()
+        await settle(pilot)
         yield app, pilot
+
+
+async def settle(pilot: Pilot[None]) -> None:
+    """Wait until every message was handled and the layout is done.
+
+    `Pilot.press` and `Pilot.pause` wait until the whole process idles, some 60 ms for each key.
+    """
+    for _ in range(2000):
+        if pilot.app._exit:
+            return
+        await pilot._wait_for_screen()
+        screen = pilot.app.screen
+        quiet = not (screen._layout_required or screen._callbacks or screen._dirty_widgets)
+        if quiet and not any(
+            node.message_queue_size for node in (pilot.app, *screen.walk_children(with_self=True))
+        ):
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("the screen does not come to rest")
+
+
+async def tap(pilot: Pilot[None], *keys: str) -> None:
+    """Press keys, each on the screen that the one before left."""
+    for key in keys:
+        pilot.app.screen.post_message(events.Key(key, key_to_character(key)))
+        await settle(pilot)
+
+
+async def type_text(pilot: Pilot[None], text: str) -> None:
+    """Type into a prompt or a menu."""
+    for letter in text:
+        pilot.app.screen.post_message(events.Key(_character_to_key(letter), letter))
+    await settle(pilot)
 
 
 def screen_text(app: App[Any]) -> str:

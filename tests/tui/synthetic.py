@@ -6,22 +6,37 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
+from prismtop.counter_history import CounterHistory
 from prismtop.model import (
+    Alert,
     AttachState,
     Batch,
+    Cause,
     Clock,
+    Counter,
     EngineMetrics,
     Frame,
     Group,
+    Headroom,
     HookStatus,
+    Interference,
     Mode,
+    ModelCard,
+    ModelState,
     Percentiles,
+    Prediction,
     ProbeCost,
     ProcessId,
+    RankTime,
+    Severity,
+    SloStatus,
+    SloTargets,
     Stage,
     Target,
     Throughput,
+    Verdict,
     Workload,
 )
 
@@ -77,6 +92,59 @@ def group(title: str = "VLLM::EngineCore", model: str = "Qwen/Qwen3-32B") -> Gro
     return Group("vllm", "0.33.0", (front, core))
 
 
+def tensor_parallel_group(ranks: int = 4) -> Group:
+    """An engine core with a worker per rank."""
+    made = group()
+    core = made.members[1]
+    workers = tuple(
+        replace(
+            core,
+            id=ProcessId(4300 + rank, 9200 + rank),
+            role="worker",
+            title=f"VLLM::Worker_TP{rank}",
+            ranks=(("TP", rank),),
+            parent=core.id,
+            ns_pid=62 + rank,
+        )
+        for rank in range(ranks)
+    )
+    return Group(made.engine, made.version, (*made.members, *workers))
+
+
+COUNTERS = (
+    ("gpu_busy_ratio", "gpu 0", "ratio", 0.97, 0.02, "nvml"),
+    ("gpu_sm_clock_mhz", "gpu 0", "mhz", 1980.0, 15.0, "nvml"),
+    ("gpu_memory_used_bytes", "gpu 0", "bytes", 71.2e9, 1e8, "nvml"),
+    ("gpu_power_watts", "gpu 0", "watts", 612.0, 30.0, "nvml"),
+    ("gpu_temperature_celsius", "gpu 0", "celsius", 61.0, 1.0, "nvml"),
+    ("gpu_nvlink_receive_bytes_per_s", "gpu 0", "bytes_per_s", 12.1e9, 1e9, "nvml"),
+    ("gpu_nvlink_transmit_bytes_per_s", "gpu 0", "bytes_per_s", 12.3e9, 1e9, "nvml"),
+    ("gpu_pcie_receive_bytes_per_s", "gpu 0", "bytes_per_s", 4.1e8, 1e8, "nvml"),
+    ("process_cpu_ratio", "pid 4242", "ratio", 1.02, 0.05, "procfs"),
+    ("thread_runq_wait_ratio", "pid 4242", "ratio", 0.004, 0.003, "schedstat"),
+    ("host_cpu_busy_ratio", "host", "ratio", 0.21, 0.1, "procfs"),
+    ("host_memory_available_bytes", "host", "bytes", 402e9, 1e9, "procfs"),
+    ("net_receive_bytes_per_s", "eth0", "bytes_per_s", 2.1e6, 1e6, "procfs"),
+    ("cgroup_throttled_ratio", "host", "ratio", 0.0, 0.0, "cgroup"),
+)
+MISSING_COUNTERS = (
+    ("gpu_tensor_active_ratio", "gpu 0", "ratio", "GPM needs Hopper or newer, this is an A100"),
+    ("rdma_receive_bytes_per_s", "mlx5_0", "bytes_per_s", "no RDMA device"),
+    ("rdma_transmit_bytes_per_s", "mlx5_0", "bytes_per_s", "no RDMA device"),
+)
+CAUSES = (
+    Cause(
+        "gpu_clock_limited",
+        0.91,
+        "The GPU's clock is held down.",
+        ("gpu 0 sm clock fell from 1980 to 1395 MHz 0.4 s before", "limit reason: power cap"),
+        ("temperature is 61 C, below any limit",),
+        "`nvidia-smi -q -d PERFORMANCE`; compare the power limit with its default.",
+    ),
+    Cause("cpu_contention", 0.05, "", ("run queue wait of the engine core 0.4 %",)),
+)
+
+
 def percentiles(values: list[float]) -> Percentiles:
     """Nearest-rank percentiles."""
     ordered = sorted(values)
@@ -93,6 +161,8 @@ class SyntheticSession:
         seed: of the generator.
         what: the group shown.
         state: the attach state shown.
+        bare: nothing judges the batches, nothing samples counters, there are no objectives.
+        ranks: tensor-parallel ranks whose times batches carry; the last one straggles.
     """
 
     def __init__(
@@ -104,11 +174,19 @@ class SyntheticSession:
         what: Group | None = None,
         state: AttachState = AttachState.LIVE,
         history: int = 512,
+        bare: bool = False,
+        ranks: int = 0,
     ) -> None:
         self._now_ns = now_ns
         self._step_ns = int(1e9 / hz)
         self._random = random.Random(seed)
-        self._group = what or group()
+        self._bare = bare
+        self._ranks = ranks
+        self._counters = CounterHistory()
+        self._read_ns = 0
+        self._alerts: tuple[Alert, ...] = ()
+        self._started_ns = now_ns()
+        self._group = what or (tensor_parallel_group(ranks) if ranks else group())
         self._state = state
         self._batches: deque[Batch] = deque(maxlen=history)
         self._next_ns = now_ns()
@@ -143,7 +221,7 @@ class SyntheticSession:
             self._batches.append(batch)
             self._next_ns += self._step_ns
         warnings, self.warnings = self.warnings, ()
-        return Frame(
+        frame = Frame(
             time_ns=now,
             clock=Clock(WALL_MINUS_MONO_NS),
             group=self._group,
@@ -165,6 +243,86 @@ class SyntheticSession:
             warnings=warnings,
             target_states={member.id: "running" for member in self._group.members},
         )
+        return frame if self._bare else self._judged(frame)
+
+    def _judged(self, frame: Frame) -> Frame:
+        """With what other parts of prismtop add: model, counters, alerts, objectives."""
+        now = frame.time_ns
+        self._read_counters(now)
+        self._alert(now)
+        return replace(
+            frame,
+            model=ModelCard(
+                ModelState.READY,
+                features=("decode_tokens", "context_tokens", "prefill_tokens"),
+                missing=("max_context",),
+                trained=self._seq,
+                rejected=self._seq // 90,
+                median_ape=2.1,
+                p95_ape=6.3,
+                within_10pct=0.987,
+                decode_median_ape=1.9,
+                drift_pct=0.4,
+                false_alerts_per_h=0.3,
+                regimes=("decode", "mixed"),
+            ),
+            alerts=self._alerts,
+            slo=SloStatus(
+                SloTargets(ttft_ms=500.0, tpot_ms=20.0),
+                600.0,
+                requests=1860,
+                ttft=0.995,
+                tpot=0.998,
+                attainment=0.992,
+                goodput_per_s=3.1,
+                budget_burn=0.8,
+                headroom=Headroom(48, 2048),
+                interference=Interference(0.04, 23.4, 344),
+            ),
+            counters=self._counters.latest,
+            counter_history=self._counters.values,
+        )
+
+    def _read_counters(self, now: int) -> None:
+        if not self._read_ns:
+            self._read_ns = now - 150 * 1000 * MS
+            self._counters.add(
+                Counter(name, device, unit, now, reason=reason, source="nvml")
+                for name, device, unit, reason in MISSING_COUNTERS
+            )
+        while self._read_ns <= now:
+            at = self._read_ns
+            self._counters.add(
+                Counter(name, device, unit, at, value + self._random.uniform(-spread, spread), source=source)
+                for name, device, unit, value, spread, source in COUNTERS
+            )
+            self._read_ns += 1000 * MS
+
+    def _alert(self, now: int) -> None:
+        """The first episode closed after a second and a half, the second is open from two seconds on."""
+        passed = (now - self._started_ns) / 1e9
+        alerts = []
+        if passed >= 1:
+            closed = self._started_ns + 1500 * MS if passed >= 1.5 else None
+            started = self._started_ns + 600 * MS
+            alerts.append(
+                Alert(1, "spike", Severity.WARNING, started + 400 * MS, started, 4242, 71, 74, 4, 48 * MS,
+                      "decode +140 % for 4 batches", closed_ns=closed, excess_pct=140.0)
+            )  # fmt: skip
+        if passed >= 2:
+            started = self._started_ns + 1800 * MS
+            alerts.append(
+                Alert(2, "shift", Severity.CRITICAL, started + 200 * MS, started, 4242, 212, self._seq,
+                      41, 124 * MS, "decode +38 % for 41 batches", excess_pct=38.0, causes=CAUSES)
+            )  # fmt: skip
+        self._alerts = tuple(alerts)
+
+    def _prediction(self, duration_ns: int, mode: Mode) -> Prediction:
+        stages = PREFILL if mode is Mode.MIXED else DECODE
+        expected = int(sum(stages.values()) * 1.012 * MS)
+        low, high = int(expected * 0.95), int(expected * 1.05)
+        verdict = Verdict.SLOW if duration_ns > high * 1.02 else Verdict.OK
+        return Prediction(expected, low, high, verdict=verdict)
 
     def close(self) -> tuple[str, ...]:
         """Nothing was left behind."""
@@ -178,8 +336,11 @@ class SyntheticSession:
         if self._context > 24_000:
             self._context = 5000
         stages, at = [], self._next_ns
+        disturbed = 1.38 if self._seq % 97 in (60, 61) else 1.0
         for name, ms in (PREFILL if prefill else DECODE).items():
             length = int(ms * MS * self._random.uniform(0.93, 1.09))
+            if name == "wait" and not self._bare:
+                length = int(length * disturbed)
             stages.append(Stage(name, HOOK_OF[name], at, length, 4242, 1, 0, length))
             at += length + 20_000
         batch = Batch(
@@ -204,9 +365,16 @@ class SyntheticSession:
                 kv_usage=0.2 + self._seq % 500 / 2000,
             ),
             rank=0,
-        )
+            ranks=tuple(
+                RankTime(rank, 4300 + rank, int((2.6 if rank < self._ranks - 1 else 3.4) * MS)
+                         + self._random.randint(0, 40_000))
+                for rank in range(self._ranks)
+            ),
+        )  # fmt: skip
         self._seq += 1
-        return batch
+        if self._bare:
+            return batch
+        return replace(batch, prediction=self._prediction(batch.duration_ns, batch.mode))
 
     def _throughput(self, now: int) -> Throughput:
         # Once a second: percentiles of the source are not what the screen's tests measure.

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from prismtop.model import AttachState, Batch, EngineMetrics, Lost, ProbeCost, RankTime, Throughput, Workload
+from prismtop.model import (
+    AttachState,
+    Batch,
+    Counter,
+    EngineMetrics,
+    Lost,
+    ProbeCost,
+    RankTime,
+    Throughput,
+    Workload,
+)
 from prismtop.tui.look import ASCII, UNICODE, Line, width_of
 from prismtop.tui.numbers import count, milliseconds, percent, seconds
 from prismtop.tui.panels import bar, batches, details, header, hooks, picker, stages, summary
@@ -255,3 +267,21 @@ def test_the_probe_page_gives_the_reason_of_a_hook_that_is_missing() -> None:
 def test_the_picker_shows_why_the_best_way_in_cannot_be_taken() -> None:
     group = make_group(make_target(refusal="Yama forbids it (ptrace_scope 1)."))
     assert "ptrace_scope 1" in text_of(*picker.notes(group, 80))
+
+
+def test_details_show_the_counters_of_the_batchs_own_second() -> None:
+    batch = make_batch(7)
+    key = ("host_cpu_busy_ratio", "host")
+    now = Counter(*key, "ratio", batch.end_ns + 2_000_000_000, 0.11)
+    frame = replace(make_frame(), counters=(now,), counter_history={key: (0.93, 0.93, 0.11)})
+    shown = text_of(*details.lines(batch, (), frame, 80, 10.0, UNICODE))
+    assert "counters of that second" in shown
+    assert "cpu busy 93%" in shown
+
+
+def test_details_say_that_no_counter_is_kept_of_an_old_batch() -> None:
+    batch = make_batch(7)
+    key = ("host_cpu_busy_ratio", "host")
+    now = Counter(*key, "ratio", batch.end_ns + 900_000_000_000, 0.11)
+    frame = replace(make_frame(), counters=(now,), counter_history={key: (0.11,)})
+    assert "no reading is kept of that time" in text_of(*details.lines(batch, (), frame, 80, 10.0, UNICODE))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from prismtop.model import Replay
 from prismtop.tui.view import View
 from tests.factories import make_frame
 
@@ -119,3 +122,10 @@ def test_an_empty_list_has_no_selection() -> None:
     view = watching(0)
     view.move(1)
     assert view.selected is None
+
+
+def test_a_replayed_frame_is_never_stale_because_its_times_are_those_of_the_trace() -> None:
+    view, taken = View(), 10 * SECOND
+    frame = replace(make_frame(3), time_ns=taken, replay=Replay("a.json", taken, 0, 2 * taken))
+    view.accept(frame)
+    assert view.stale_s(taken + 500 * SECOND) is None

@@ -98,3 +98,22 @@ def test_a_refused_attach_is_the_error_of_the_command(monkeypatch: pytest.Monkey
     context, _, _ = make_context()
     with pytest.raises(UnavailableError, match="the target is stopped"):
         open_session(context, make_group(), {})
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_counters_are_sampled_only_where_they_are_wanted(
+    monkeypatch: pytest.MonkeyPatch, asked_for: list[AttachOptions], wanted: bool
+) -> None:
+    import prismtop.counters.sampler as sampler
+
+    made: list[object] = []
+
+    def fake(settings: object, group: object) -> object:
+        made.append(group)
+        return SimpleNamespace(read=tuple, close=lambda: None)
+
+    monkeypatch.setattr(sampler, "make_sampler", fake)
+    context, _, _ = make_context()
+    group = make_group()
+    open_session(context, group, {}, counters=wanted)
+    assert made == ([group] if wanted else [])

@@ -62,10 +62,20 @@ def test_every_command_has_help_with_an_example(
     assert " ".join(["prismtop", *command]) in out.partition("example")[2]
 
 
+OPERANDS = {
+    "score": ["trace.json"],
+    "replay": ["trace.json"],
+    "analyze": ["trace.json"],
+    "diff": ["a.json", "b.json"],
+    "diagnose": ["a.json", "b.json"],
+    "trace": ["check", "trace.json"],
+    "anomaly": ["list"],
+}
+
+
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
 def test_every_command_takes_json(command: str) -> None:
-    operands = {"score": ["trace.json"]}.get(command, [])
-    assert cli.build_parser().parse_args([command, "--json", *operands]).json is True
+    assert cli.build_parser().parse_args([command, "--json", *OPERANDS.get(command, ())]).json is True
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from prismtop.commands import watch
 from prismtop.commands.context import Interrupted, closing_session
 from prismtop.errors import EXIT_FINDING, EXIT_OK, EXIT_UNAVAILABLE, UnavailableError
-from prismtop.model import AttachState, HookStatus, Lost, Request
+from prismtop.model import AttachState, Counter, HookStatus, Lost, Request
 from tests.factories import make_batch, make_frame
 from tests.unit.doubles import FakeReporter, FakeSession, FakeSignals, make_context
 
@@ -73,6 +73,25 @@ def test_finished_requests_and_warnings_are_lines() -> None:
     context, out, _ = make_context(json=True)
     watch.stream(context, FakeSession([frame]), batches=1)
     assert types(out.getvalue()) == ["session", "warning", "batch", "request"]
+
+
+def test_counters_are_lines_and_a_gap_is_told_when_its_reason_changes() -> None:
+    def counters(reason: str) -> tuple[Counter, ...]:
+        gap = Counter("gpu_fan_ratio", "gpu 0", "ratio", 10**12, reason=reason)
+        return (Counter("host_running_count", "host", "count", 10**12, 3.0), gap)
+
+    frames = [make_frame(1, new_counters=counters(reason)) for reason in ("a", "a", "b")]
+    context, out, _ = make_context(json=True)
+    watch.stream(context, FakeSession(frames), batches=3)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    made = [(line["name"], line.get("reason")) for line in lines if line["type"] == "counter"]
+    assert made == [
+        ("host_running_count", None),
+        ("gpu_fan_ratio", "a"),
+        ("host_running_count", None),
+        ("host_running_count", None),
+        ("gpu_fan_ratio", "b"),
+    ]
 
 
 def test_a_warning_that_comes_with_every_frame_is_printed_once() -> None:
@@ -170,3 +189,11 @@ def test_watching_from_outside_without_batches_says_what_was_seen() -> None:
     context, _, report = make_context()
     watch.conclude(context, watch.Watched(0, False, note="launch 71 % of samples"), None, "vllm")
     assert report.said == ["no batch can be told from outside: launch 71 % of samples"]
+
+
+@pytest.mark.parametrize(("json_", "wanted"), [(True, True), (False, False)])
+def test_counters_are_not_sampled_for_a_table(json_: bool, wanted: bool) -> None:
+    context, _, report = make_context(json=json_)
+    asked = replace(context, settings=replace(context.settings, counters=True))
+    assert watch.wants_counters(asked) is wanted
+    assert report.said == ([] if wanted else ["the table has no counters: use --json, or the screen"])

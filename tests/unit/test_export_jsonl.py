@@ -11,6 +11,7 @@ from prismtop.model import (
     Batch,
     Cause,
     Clock,
+    Counter,
     HookStatus,
     Lost,
     Mode,
@@ -129,6 +130,23 @@ def test_text_of_a_target_cannot_carry_control_characters() -> None:
 def test_a_process_without_hooks_has_no_way_in() -> None:
     target = jsonl.target_object(make_target(probed=False, role="frontend"))
     assert "way_in" not in target
+
+
+def test_a_counter_has_value_unit_and_period_or_the_reason_why_not() -> None:
+    busy = Counter("gpu_busy_ratio", "gpu 0", "ratio", 1_000, 0.75, source="nvml", text="a\x1b")
+    assert parsed(jsonl.counter_line(busy, Clock(0))) == {
+        "v": 1, "type": "counter", "t_us": 1.0, "name": "gpu_busy_ratio", "device": "gpu 0",
+        "unit": "ratio", "value": 0.75, "period_us": 1e6, "text": "a\ufffd", "source": "nvml",
+    }  # fmt: skip
+    gap = Counter("gpu_fan_ratio", "gpu 0", "ratio", 1_000, reason="not supported", source="nvml")
+    line = parsed(jsonl.counter_line(gap, Clock(0)))
+    assert line["reason"] == "not supported"
+    assert "value" not in line
+
+
+def test_a_counter_that_is_no_finite_number_has_no_value() -> None:
+    line = parsed(jsonl.counter_line(Counter("n", "d", "count", 1, float("nan")), Clock(0)))
+    assert (line["reason"], "value" in line) == ("not a finite number", False)
 
 
 def test_lost_records_are_counted() -> None:

@@ -46,17 +46,27 @@ def modules_after(*argv: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "argv", [["--version"], ["--help"], ["config", "show"], ["list", "--json"], ["watch", "-n", "0"]]
+    "argv",
+    [
+        ["--version"],
+        ["--help"],
+        ["config", "show"],
+        ["list", "--json"],
+        ["watch", "-n", "0"],
+        ["diagnose", "x", "y"],
+        ["anomaly", "list"],
+    ],
 )
 def test_a_headless_command_imports_nothing_heavy(argv: list[str]) -> None:
     loaded = modules_after(*argv)
     assert not {name for name in HEAVY if name in loaded}
 
 
-def test_the_modules_of_watch_import_nothing_heavy() -> None:
+def test_the_modules_of_watch_and_record_import_nothing_heavy() -> None:
     program = (
         "import sys, json, prismtop.commands.watch, prismtop.commands.demo;"
         "import prismtop.sources.live, prismtop.session;"
+        "import prismtop.commands.record, prismtop.trace.recorder, prismtop.commands.trace_files;"
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run(

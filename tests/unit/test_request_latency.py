@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prismtop.model import Request
-from prismtop.sources.requests import MAX_REQUESTS, FirstToken, RequestEvent, RequestTracker
+from prismtop.model import FirstToken, Request
+from prismtop.sources.requests import MAX_REQUESTS, RequestEvent, RequestTracker
 
 MS = 1_000_000
 WALL = 10**18  # CLOCK_REALTIME minus CLOCK_MONOTONIC

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prismtop.model import AttachState, Batch, Clock
-from prismtop.session import Session
+from prismtop.model import Alert, AttachState, Batch, Cause, Clock, Frame, Severity
+from prismtop.session import Judgement, Session
 from prismtop.sources.tick import SourceTick
 from tests.factories import make_batch, make_group
 
@@ -41,6 +41,47 @@ def test_a_frame_holds_what_is_new_and_the_latest() -> None:
 
 def test_figures_can_be_left_out() -> None:
     assert Session(FakeSource(), figures=False).tick().throughput is None
+
+
+def an_alert(last_seq: int) -> Alert:
+    return Alert(1, "shift", Severity.WARNING, 10**12, 10**12, 4242, 0, last_seq, 1, 1, "decode is slow")
+
+
+class FakeJudge:
+    """One alert, updated with every tick."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+
+    def take(self, tick: SourceTick) -> Judgement:
+        self.ticks += 1
+        return Judgement(tick.batches, changed=(an_alert(self.ticks),))
+
+    def close(self) -> tuple[str, ...]:
+        return ()
+
+
+class FakeDiagnoser:
+    """Finds its cause at the first look, and nothing new after that."""
+
+    def __init__(self) -> None:
+        self.looked = False
+
+    def take(self, frame: Frame) -> tuple[Alert, ...]:
+        if self.looked:
+            return ()
+        self.looked = True
+        return tuple(replace(alert, causes=(Cause("frontend", 0.9),)) for alert in frame.changed_alerts)
+
+
+def test_an_alert_that_goes_on_keeps_the_causes_that_were_found() -> None:
+    session = Session(FakeSource(), judge=FakeJudge(), diagnoser=FakeDiagnoser())
+    for tick in (1, 2, 3):
+        frame = session.tick()
+        (changed,) = frame.changed_alerts
+        assert changed.last_seq == tick
+        assert [cause.id for cause in changed.causes] == ["frontend"]
+        assert frame.alerts == (changed,)
 
 
 def test_closing_twice_detaches_once_and_says_the_same() -> None:

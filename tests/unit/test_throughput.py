@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prismtop.model import Mode, Request, Workload
-from prismtop.sources.requests import FirstToken
+from prismtop.model import FirstToken, Mode, Request, Workload
 from prismtop.throughput import Window, percentiles
 from tests.factories import MS, make_batch
 

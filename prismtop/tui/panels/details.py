@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from prismtop.model import Batch, Frame, Stage
 from prismtop.safe_text import safe_text
+from prismtop.tui.fields import is_slow, over_pct, rank_skew_ns
 from prismtop.tui.look import Glyphs, Line, Span, cut, flowed
 from prismtop.tui.numbers import NA, nanoseconds, percent
 from prismtop.tui.panels import batches as rows
+from prismtop.tui.panels import counters
 from prismtop.tui.panels.bar import stage_times
+from prismtop.tui.panels.prediction import why_empty
 
 _WORKLOAD = (
     ("batch size", "batch_size"),
@@ -27,7 +31,7 @@ _WORKLOAD = (
 
 def lines(
     batch: Batch,
-    around: tuple[Batch, ...],
+    around: Sequence[Batch],
     frame: Frame,
     width: int,
     scale_ms: float,
@@ -47,12 +51,14 @@ def lines(
     """
     return [
         *_head(batch, frame, width, glyphs),
+        *_judgement(batch, frame, width, glyphs),
         *_workload(batch, frame, width),
+        *_counters(batch, frame, width),
         (),
         *_timeline(batch, width, glyphs),
         *_ranks(batch, width),
         (),
-        *_neighbours(batch, around, width, scale_ms, glyphs, neighbours),
+        *_neighbours(batch, around, frame, width, scale_ms, glyphs, neighbours),
     ]
 
 
@@ -78,6 +84,27 @@ def _head(batch: Batch, frame: Frame, width: int, glyphs: Glyphs) -> list[Line]:
     if batch.period_ns is None:
         made.append(((" period n/a: first batch after an idle gap or of the session", "muted"),))
     return made
+
+
+def _judgement(batch: Batch, frame: Frame, width: int, glyphs: Glyphs) -> list[Line]:
+    """The batch against what its workload should have cost, or why it is not held against anything."""
+    found = batch.prediction
+    if found is None:
+        reason = why_empty(frame) or "this batch could not be judged"
+        return [((f" expected {NA}: {reason}", "muted"),)]
+    over = over_pct(batch)
+    text = f" expected {nanoseconds(found.expected_ns)} ms"
+    text += (
+        f" ({nanoseconds(found.low_ns)} to {nanoseconds(found.high_ns)}), of its {safe_text(found.basis, 12)}"
+    )
+    parts: list[Span] = [(text, "base")]
+    if over is not None:
+        parts.append((f", {over:+.0f}%", "error" if is_slow(batch) else "base"))
+    if is_slow(batch):
+        parts.append((f"  {glyphs.slow} slow for its workload", "error"))
+    if found.state.value != "ready":
+        parts.append((f"  model {found.state.value}", "warn"))
+    return [tuple(parts)]
 
 
 def _workload(batch: Batch, frame: Frame, width: int) -> list[Line]:
@@ -108,6 +135,18 @@ def _workload(batch: Batch, frame: Frame, width: int) -> list[Line]:
     if batch.workload.sampled:
         made.append(((" ~ estimated from a part of a large batch", "muted"),))
     return made
+
+
+def _counters(batch: Batch, frame: Frame, width: int) -> list[Line]:
+    """What host and devices did in the second of the batch."""
+    if not frame.counters:
+        return []
+    most = 8 if width < 100 else 16
+    found = counters.at_that_time(frame, batch.start_ns, batch.end_ns, width - 1, most)
+    title = " counters of that second".ljust(width)
+    if not found:
+        return [((title, "column"),), ((f" {NA}: no reading is kept of that time", "muted"),)]
+    return [((title, "column"),), *[((" ", "base"), *line) for line in found]]
 
 
 def _timeline(batch: Batch, width: int, glyphs: Glyphs) -> list[Line]:
@@ -167,7 +206,7 @@ def _ranks(batch: Batch, width: int) -> list[Line]:
         mark = len(batch.ranks) > 1 and rank is slowest
         text = f"rank {rank.rank} (pid {rank.pid}) {nanoseconds(rank.pre_collective_ns)}"
         parts.append(((f"{text}{' slowest' if mark else ''}", "warn" if mark else "base"),))
-    skew = rows.rank_skew_ns(batch)
+    skew = rank_skew_ns(batch)
     title = " ms before the collective, waits excluded"
     if skew is not None:
         title += f"; skew {nanoseconds(skew)} ms"
@@ -179,14 +218,22 @@ def _ranks(batch: Batch, width: int) -> list[Line]:
 
 
 def _neighbours(
-    batch: Batch, around: tuple[Batch, ...], width: int, scale_ms: float, glyphs: Glyphs, count: int
+    batch: Batch,
+    around: Sequence[Batch],
+    frame: Frame,
+    width: int,
+    scale_ms: float,
+    glyphs: Glyphs,
+    count: int,
 ) -> list[Line]:
-    made: list[Line] = [rows.heading(width, scale_ms, "neighbours ")]
+    judged = rows.is_judged(frame)
+    made: list[Line] = [rows.heading(width, scale_ms, "neighbours ", judged=judged, glyphs=glyphs)]
     at = next(
         (i for i, other in enumerate(around) if other.seq == batch.seq and other.pid == batch.pid), None
     )
     if at is None:
         return [*made, ((" They have left the list.", "muted"),)]
     for index in range(max(0, at - count), min(len(around), at + count + 1)):
-        made.append(rows.row(around[index], width, scale_ms, glyphs, at_cursor=index == at))
+        here = index == at
+        made.append(rows.row(around[index], width, scale_ms, glyphs, at_cursor=here, judged=judged))
     return made

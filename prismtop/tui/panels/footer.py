@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prismtop.tui.keys import Key, footer_keys
+from prismtop.tui.keys import KEYS, Key, footer_keys
 from prismtop.tui.look import Line, Span
 
 
@@ -20,13 +20,19 @@ class Footer:
         return next((action for first, end, action in self.places if first <= x < end), None)
 
 
-def footer(where: str, width: int, labels: dict[str, str] | None = None) -> Footer:
+def footer(
+    where: str,
+    width: int,
+    labels: dict[str, str] | None = None,
+    keys: tuple[Key, ...] = KEYS,
+    replay: bool = False,
+) -> Footer:
     """Keys of that kind of screen, most important first, as many as fit; `labels` replaces some by key id."""
     labels = labels or {}
     spans: list[Span] = []
     places: list[tuple[int, int, str]] = []
     at = 0
-    for key in footer_keys(where):
+    for key in footer_keys(where, keys, replay):
         name, label = f" {_first(key)} ", f"{labels.get(key.id, key.label)} "
         if at + len(name) + len(label) > width:
             break

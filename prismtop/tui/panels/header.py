@@ -90,7 +90,22 @@ def badges(view: View, now_ns: int) -> list[Span]:
     stale = view.stale_s(now_ns)
     if stale is not None:
         made.append((f" STALE {seconds(stale)}: no reading ", "badge"))
+    made += _recording(view, now_ns)
+    opened = len(view.open_alerts())
+    if opened:
+        made.append((f" {opened} ALERT{'S' if opened > 1 else ''} ", "badge"))
     return made
+
+
+def _recording(view: View, now_ns: int) -> list[Span]:
+    recording = view.latest.recording if view.latest is not None else None
+    if recording is None:
+        return []
+    if recording.error:
+        return [(f" REC ended: {safe_text(recording.error, 60)} ", "error")]
+    size = recording.bytes / 1e6
+    lost = f", {recording.dropped:,} dropped" if recording.dropped else ""
+    return [(f" REC {seconds(max(0, now_ns - recording.since_ns) / 1e9)} {size:.1f} MB{lost} ", "badge")]
 
 
 def lines(view: View, width: int, glyphs: Glyphs, now_ns: int) -> list[Line]:
@@ -118,6 +133,7 @@ def lines(view: View, width: int, glyphs: Glyphs, now_ns: int) -> list[Line]:
         (f"own cpu {percent(frame.monitor_cpu, 1)}", "base"),
         (f"{frame.total_batches:,} batches", "base"),
         (f"{view.ui_hz:g} Hz", "muted"),
+        ("read-only" if view.readonly else "", "muted"),
         (_ports(group), "base"),
         (_python(group), "muted"),
         (_ways(group), "muted"),

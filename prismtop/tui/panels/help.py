@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prismtop import __version__
 from prismtop.model import STAGES
-from prismtop.tui.keys import DETAILS, KEYS, LIST
+from prismtop.tui.fields import FIELDS
+from prismtop.tui.keys import KEYS, PICKER, TITLES, Key
 from prismtop.tui.look import Glyphs, Line
 from prismtop.tui.panels.batches import COLUMNS
 from prismtop.tui.panels.header import STATE_MEANINGS, STATE_WORDS
@@ -35,19 +36,34 @@ WHY_MISSING = (
 )
 
 
-def lines(width: int, glyphs: Glyphs) -> list[Line]:
+FILTERS = (
+    ("dur>20 & mode==decode", "decode batches of more than 20 ms"),
+    ("over>30", "30 percent above what the workload should cost"),
+    ("slow | suspect", "slow for their workload, or not fully trusted"),
+    ("kv>=80 & wait>0", "KV cache nearly full while requests wait"),
+    ("wait_ms > 0.7*ms", "blocked on the device for most of the batch"),
+    ("ctx>10k", "units: us ms s k M %"),
+    ("prepare_inputs", "anything else is a text: number, mode, stage, hook, rank"),
+)
+
+
+def lines(width: int, glyphs: Glyphs, keys: tuple[Key, ...] = KEYS) -> list[Line]:
     """The page."""
     made: list[Line] = [
         ((f" prismtop {__version__}: every batch of a running engine, stage by stage", "strong"),)
     ]
-    titles = ((LIST, "in the list"), (DETAILS, "on the details of a batch"))
     seen: set[str] = set()
-    for where, title in titles:
-        made += [(), ((f" keys {title}".ljust(width), "column"),)]
-        for key in KEYS:
-            if where in key.where and key.id not in seen:
-                seen.add(key.id)
-                made += _entry(key.shown, key.help, width, "key")
+    for where, title in TITLES.items():
+        here = [key for key in keys if where in key.where and key.id not in seen and where != PICKER]
+        seen.update(key.id for key in here)
+        if here:
+            made += [(), ((f" keys {title}".ljust(width), "column"),)]
+        for key in here:
+            made += _entry(key.shown or "-", key.help, width, "key")
+    made += [(), ((" search and filter".ljust(width), "column"),)]
+    for example, meaning in FILTERS:
+        made += _entry(example, meaning, width, "strong", 24)
+    made += wrapped("fields: " + ", ".join(field.name for field in FIELDS), width, "base")
     made += [(), ((" columns".ljust(width), "column"),)]
     for column in COLUMNS:
         wide = f" (from {column.since} columns)" if column.since > 80 else ""
@@ -65,7 +81,7 @@ def lines(width: int, glyphs: Glyphs) -> list[Line]:
     return made
 
 
-def _entry(name: str, text: str, width: int, role: str) -> list[Line]:
-    body = wrapped(text, max(30, width - 13), "base", 0)
-    first: Line = ((f" {name:<11} ", role), *body[0])
-    return [first, *[((" " * 13, "base"), *line) for line in body[1:]]]
+def _entry(name: str, text: str, width: int, role: str, column: int = 13) -> list[Line]:
+    body = wrapped(text, max(30, width - column), "base", 0)
+    first: Line = ((f" {name:<{column - 2}} ", role), *body[0])
+    return [first, *[((" " * column, "base"), *line) for line in body[1:]]]

@@ -52,7 +52,23 @@ def legend(view: View, width: int, glyphs: Glyphs) -> Line:
     return tuple(spans)
 
 
-def table(view: View, width: int, glyphs: Glyphs) -> list[Line]:
+def table_height(view: View) -> int:
+    """Lines of the whole table; 0 without a stage."""
+    names = stages_seen(view.frame) if view.frame is not None else ()
+    return 2 + len(names) if names else 0
+
+
+def lines(view: View, width: int, height: int, glyphs: Glyphs, *, focused: bool = False) -> list[Line]:
+    """The legend on one line, the table on more."""
+    if height <= 0:
+        return []
+    if height == 1:
+        made = legend(view, width, glyphs)
+        return [((made[0][0], "title"), *made[1:]) if focused and made else made]
+    return table(view, width, glyphs, focused=focused)[:height]
+
+
+def table(view: View, width: int, glyphs: Glyphs, *, focused: bool = False) -> list[Line]:
     """p50, p95 and p99 per stage and mode in ms, as many modes as the width holds."""
     frame = view.frame
     names = stages_seen(frame) if frame else ()
@@ -65,7 +81,10 @@ def table(view: View, width: int, glyphs: Glyphs) -> list[Line]:
     title = f" {glyphs.rule * 2} stages, ms, last {window} ".ljust(width, glyphs.rule)
     heads = "".join(f"{mode + ' p50':>{_GAP + _NUMBER_WIDTH}}{'p95':>7}{'p99':>7}" for mode in modes)
     second = " " * (_NAME_WIDTH + 4) + heads
-    made: list[Line] = [((title[:width], "muted"),), ((second[:width].ljust(width), "column"),)]
+    made: list[Line] = [
+        ((title[:width], "title" if focused else "muted"),),
+        ((second[:width].ljust(width), "column"),),
+    ]
     for name in names:
         numbers = ""
         for mode in modes:

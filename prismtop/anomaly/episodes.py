@@ -1,0 +1,152 @@
+"""Alerts against ground truth: hits, misses, false alarms, delays, and whether the cause was named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from prismtop.anomaly.labels import Label
+from prismtop.model import Alert
+
+GUARD_NS = 2 * 10**9
+"""After the end of an injection in which an alert still counts as its: queues empty, detectors close late."""
+_TOP = 3
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One injection and what was said about it.
+
+    Attributes:
+        label: the truth.
+        alerts: those that overlap it.
+        delay_ns: from its start to the first of them; None without one.
+        delay_batches: batches that ended in that time, the one that raised it included.
+        causes: ids of the best causes of the alert with the largest excess, best first.
+        clouded: an alert was open already when it began, so nothing can be said about it.
+    """
+
+    label: Label
+    alerts: tuple[Alert, ...]
+    delay_ns: int | None
+    delay_batches: int | None
+    causes: tuple[str, ...]
+    clouded: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """A fault that was seen to have an effect, and began in quiet: it must be found."""
+        effect = self.label.effect
+        seen = effect is not None and effect.has_one is True
+        return self.label.kind == "fault" and seen and not self.clouded
+
+    @property
+    def found(self) -> bool:
+        """Whether there was an alert."""
+        return bool(self.alerts)
+
+    def named(self, top: int) -> bool:
+        """Whether one of the best `top` causes is a right one."""
+        return any(cause in self.label.causes for cause in self.causes[:top])
+
+
+@dataclass(frozen=True)
+class CampaignScore:
+    """Figures of a campaign; None where there is nothing to divide by.
+
+    Attributes:
+        faults, counted: injected; of these with an effect of at least 10 % beyond the noise, begun while no
+            alert was open.
+        clouded: faults that began while one was.
+        hits: counted faults with an alert.
+        recall: of the counted.
+        false_alarms: alerts that overlap neither fault nor control.
+        quiet_s: seconds outside of injections and their guard bands.
+        false_per_h: of these seconds.
+        controls, control_alerts: workload shifts, and alerts raised in them.
+        delay_ms, delay_batches: medians over the hits.
+        cause_top1, cause_top3: shares of the hits.
+        rollbacks_ok: injections that were undone.
+    """
+
+    faults: int
+    counted: int
+    clouded: int
+    hits: int
+    recall: float | None
+    false_alarms: int
+    quiet_s: float
+    false_per_h: float | None
+    controls: int
+    control_alerts: int
+    delay_ms: float | None
+    delay_batches: float | None
+    cause_top1: float | None
+    cause_top3: float | None
+    rollbacks_ok: int
+
+
+def match(labels: Sequence[Label], alerts: Sequence[Alert], ends_ns: Sequence[int]) -> tuple[Episode, ...]:
+    """Put alerts to the injections that they overlap; `ends_ns` are the ends of all batches, ascending."""
+    return tuple(_episode(label, alerts, ends_ns) for label in labels)
+
+
+def score(episodes: Sequence[Episode], alerts: Sequence[Alert], start_ns: int, end_ns: int) -> CampaignScore:
+    """The figures over an interval of watching; alerts that opened before it are left out."""
+    matched = {alert.id for episode in episodes for alert in episode.alerts}
+    false = [a for a in alerts if a.id not in matched and start_ns <= a.opened_ns <= end_ns]
+    counted = [episode for episode in episodes if episode.counts]
+    hits = [episode for episode in counted if episode.found]
+    controls = [episode for episode in episodes if episode.label.kind == "control"]
+    of_faults = {a.id for e in episodes if e.label.kind == "fault" for a in e.alerts}
+    in_controls = {a.id for e in controls for a in e.alerts} - of_faults
+    busy = sum(_until(e.label, end_ns) - max(start_ns, e.label.start_ns) for e in episodes)
+    quiet_s = max(0.0, (end_ns - start_ns - busy) * 1e-9)
+    return CampaignScore(
+        faults=len(episodes) - len(controls),
+        counted=len(counted),
+        clouded=sum(e.clouded and e.label.kind == "fault" for e in episodes),
+        hits=len(hits),
+        recall=_share(len(hits), len(counted)),
+        false_alarms=len(false),
+        quiet_s=quiet_s,
+        false_per_h=3600 * len(false) / quiet_s if quiet_s > 0 else None,
+        controls=len(controls),
+        control_alerts=len(in_controls),
+        delay_ms=_median([e.delay_ns / 1e6 for e in hits if e.delay_ns is not None]),
+        delay_batches=_median([e.delay_batches for e in hits if e.delay_batches is not None]),
+        cause_top1=_share(sum(e.named(1) for e in hits), len(hits)),
+        cause_top3=_share(sum(e.named(_TOP) for e in hits), len(hits)),
+        rollbacks_ok=sum(e.label.rollback_ok for e in episodes),
+    )
+
+
+def span(alert: Alert) -> tuple[int, int]:
+    """When an alert was true, as far as it says; an open one lasts."""
+    return alert.started_ns, alert.closed_ns if alert.closed_ns is not None else 2**63
+
+
+def _episode(label: Label, alerts: Sequence[Alert], ends_ns: Sequence[int]) -> Episode:
+    until = label.end_ns + GUARD_NS
+    mine = [a for a in alerts if a.opened_ns >= label.start_ns and span(a)[0] < until and a.opened_ns < until]
+    before = any(a.opened_ns < label.start_ns < span(a)[1] for a in alerts)
+    if not mine:
+        return Episode(label, (), None, None, (), before)
+    first = min(alert.opened_ns for alert in mine)
+    batches = max(1, sum(1 for end in ends_ns if label.start_ns < end <= first))
+    best = max((a for a in mine if a.causes), key=lambda a: a.excess_ns, default=None)
+    causes = tuple(cause.id for cause in best.causes[:_TOP]) if best else ()
+    return Episode(label, tuple(mine), first - label.start_ns, batches, causes, before)
+
+
+def _until(label: Label, end_ns: int) -> int:
+    return min(label.end_ns + GUARD_NS, end_ns)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(median(values)) if values else None

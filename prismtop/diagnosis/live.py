@@ -1,0 +1,277 @@
+"""Causes of alerts while a session runs: a bounded memory of evidence, read when an alert opens or closes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, with_derived
+from prismtop.diagnosis.evidence import Evidence, Point
+from prismtop.diagnosis.observations import Observation, observe
+from prismtop.diagnosis.ranking import rank
+from prismtop.model import Alert, Batch, Cause, Counter, Frame, Group, ModelState
+
+SECOND = 1_000_000_000
+BASELINE_NS = 90 * SECOND
+"""The baseline is what was seen in so much time before an episode."""
+GUARD_NS = SECOND
+"""Left out before an episode: counters describe a period, and detectors place a start with some delay."""
+LEAD_NS = 15 * SECOND
+"""The onset of a series is looked for from so long before the episode."""
+SPACING_NS = SECOND // 2
+"""Readings of a series closer together than this are not kept: memory, not resolution, is what is short."""
+POINTS = 400
+SERIES = 1024
+OBSERVED_PER_S = 8.0
+"""Batches a second that are remembered."""
+OBSERVED = 1000
+BASELINE_BATCHES, INCIDENT_BATCHES = 200, 80
+"""Batches compared: the cost of an answer."""
+LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
+"""After an alert opened: at once from batches, then again when counters of one and of five seconds came."""
+LAST_LOOK_NS = 3 * SECOND
+"""After it closed, once more: the readings of its last seconds come late."""
+ANSWER_SHARE = 0.002
+"""Share of a core that answers may take in the long run: in a storm of alerts they come later."""
+ANSWER_BURST_S = 0.4
+"""CPU seconds of answers that may come at once."""
+CHANGED = 0.03
+"""Scores that moved by less are the same answer."""
+
+_METRICS = (
+    ("workload.kv_usage", ("kv_cache_usage", "token_usage")),
+    ("workload.waiting", ("num_requests_waiting", "num_queue_reqs")),
+    ("metrics.preemptions_total", ("num_preemptions",)),
+)
+"""The engine's own metrics that a hypothesis asks for, by a part of their names."""
+
+
+@dataclass
+class _Case:
+    """An alert that is being explained: when to look at it next, and how often it was looked at."""
+
+    due_ns: int
+    looks: int = 0
+    closed: bool = False
+
+
+class LiveDiagnoser:
+    """Remembers what frames hold and explains alerts: the session's `Diagnoser`.
+
+    Keeps about 90 s. `take` costs a few microseconds per batch kept and per reading; an explanation some
+    milliseconds, at most one per frame.
+    """
+
+    def __init__(self) -> None:
+        self._series: dict[Key, deque[Point]] = {}
+        self._periods: dict[Key, int] = {}
+        self._texts: dict[Key, str] = {}
+        self._batches: deque[Observation] = deque(maxlen=OBSERVED)
+        self._stride, self._skip = 1, 0
+        self._second_ns, self._in_second = 0, 0
+        self._cases: dict[int, _Case] = {}
+        self._spans: dict[int, tuple[int, int]] = {}
+        self._sampled_ns = 0
+        self._budget_s, self._budget_ns = ANSWER_BURST_S, 0
+        self._group: Group | None = None
+        self._roles: dict[int, str] = {}
+
+    def take(self, frame: Frame) -> tuple[Alert, ...]:
+        """Remember what the frame holds; alerts whose causes are new or changed."""
+        for counter in frame.new_counters:
+            self._keep_reading(counter)
+        self._keep_batches(frame.new_batches)
+        if frame.time_ns - self._sampled_ns >= SPACING_NS:
+            self._sampled_ns = frame.time_ns
+            self._keep_said(frame)
+        for alert in frame.changed_alerts:
+            self._note(alert, frame.time_ns)
+        if not self._cases:
+            return ()
+        return self._explain_one(frame)
+
+    def _keep_reading(self, counter: Counter) -> None:
+        if counter.value is None or counter.name not in WANTED:
+            return
+        key = counter.key
+        points = self._series.get(key)
+        if points is None:
+            if len(self._series) >= SERIES:
+                self._forget_oldest()
+            points = self._series[key] = deque(maxlen=POINTS)
+        elif points and 0 <= counter.time_ns - points[-1][0] < SPACING_NS:
+            return
+        elif points and counter.time_ns < points[-1][0]:
+            points.clear()  # a replay that was moved back
+        points.append((counter.time_ns, counter.value))
+        self._periods[key] = counter.period_ns
+        if counter.text:
+            self._texts[key] = counter.text
+
+    def _forget_oldest(self) -> None:
+        """Threads and processes come and go; their series must not pile up. Many at once: it takes a sort."""
+        by_age = sorted(self._series, key=lambda key: self._series[key][-1][0] if self._series[key] else 0)
+        for key in by_age[: SERIES // 4]:
+            del self._series[key]
+            self._periods.pop(key, None)
+            self._texts.pop(key, None)
+
+    def _keep_batches(self, batches: tuple[Batch, ...]) -> None:
+        """Every so many-th: picking by time instead would prefer the batches that follow long ones."""
+        if not batches:
+            return
+        start_ns = batches[0].start_ns
+        if not 0 <= start_ns - self._second_ns < SECOND:
+            self._stride = max(1, math.ceil(self._in_second / OBSERVED_PER_S))
+            self._second_ns, self._in_second = start_ns, 0
+        self._in_second += len(batches)
+        if self._batches and start_ns < self._batches[-1].time_ns - LEAD_NS:
+            self._batches.clear()  # a replay that was moved back
+        self._batches.extend(map(observe, batches[self._skip :: self._stride]))
+        self._skip = (self._skip - len(batches)) % self._stride
+
+    def _keep_said(self, frame: Frame) -> None:
+        """What the engine's metrics and the latency model say of themselves."""
+        self._keep_roles(frame.group)
+        for name, value in frame.metrics.values.items():
+            for signal, parts in _METRICS:
+                if any(part in name for part in parts):
+                    self._keep_point((signal, "metrics"), frame.time_ns, value)
+        if frame.model is not None:
+            stale = float(frame.model.state is ModelState.STALE)
+            self._keep_point(("model.stale", ""), frame.time_ns, stale)
+            self._texts["model.stale", ""] = frame.model.reason
+
+    def _keep_point(self, key: Key, time_ns: int, value: float) -> None:
+        points = self._series.setdefault(key, deque(maxlen=POINTS))
+        if points and time_ns < points[-1][0]:
+            points.clear()
+        points.append((time_ns, value))
+        self._periods[key] = SPACING_NS
+
+    def _keep_roles(self, group: Group) -> None:
+        if group is not self._group:
+            self._group = group
+            self._roles = {member.id.pid: member.role for member in group.members}
+
+    def _note(self, alert: Alert, now_ns: int) -> None:
+        end = alert.closed_ns or now_ns
+        self._spans[alert.id] = (alert.started_ns, end)
+        while len(self._spans) > 64:
+            self._spans.pop(next(iter(self._spans)))
+        case = self._cases.get(alert.id)
+        if alert.closed_ns is None:
+            if case is None:
+                self._cases[alert.id] = _Case(now_ns)
+        elif case is None or not case.closed:
+            self._cases[alert.id] = _Case(now_ns, closed=True)
+
+    def _explain_one(self, frame: Frame) -> tuple[Alert, ...]:
+        due = [id_ for id_, case in self._cases.items() if case.due_ns <= frame.time_ns]
+        if not due or not self._affordable(frame):
+            return ()
+        id_ = due[0]
+        case = self._cases[id_]
+        alert = next((alert for alert in frame.alerts if alert.id == id_), None)
+        if alert is None:
+            del self._cases[id_]
+            return ()
+        self._plan(id_, case, frame.time_ns)
+        began = time.thread_time()
+        causes = rank(self._evidence(alert, frame))
+        self._budget_s -= time.thread_time() - began
+        early = case.looks == 1 and not case.closed and causes[0].id == "unknown"
+        if early or _same(causes, alert.causes):  # counters of this moment are still to come
+            return ()
+        return (replace(alert, causes=causes),)
+
+    def _affordable(self, frame: Frame) -> bool:
+        """Whether answers took little enough lately; a replay may take what it needs."""
+        elapsed_s = max(0, frame.time_ns - self._budget_ns) / 1e9
+        self._budget_s = min(ANSWER_BURST_S, self._budget_s + ANSWER_SHARE * elapsed_s)
+        self._budget_ns = frame.time_ns
+        return self._budget_s > 0 or frame.replay is not None
+
+    def _plan(self, id_: int, case: _Case, now_ns: int) -> None:
+        """When to look again; a case that was looked at for the last time is closed."""
+        if case.closed:
+            if case.looks:
+                del self._cases[id_]
+                return
+            case.due_ns = now_ns + LAST_LOOK_NS
+        elif case.looks + 1 < len(LOOKS_NS):
+            case.due_ns = now_ns + LOOKS_NS[case.looks + 1] - LOOKS_NS[case.looks]
+        else:
+            case.due_ns = 1 << 62  # until it closes
+        case.looks += 1
+
+    def _evidence(self, alert: Alert, frame: Frame) -> Evidence:
+        start, end = alert.started_ns, alert.closed_ns or frame.time_ns
+        others = [span for id_, span in self._spans.items() if id_ != alert.id]
+        series = {key: list(points) for key, points in self._series.items()}
+        counters: dict[Key, Windows] = {}
+        for key, points in with_derived(series, self._roles).items():
+            period = self._periods.get(key, SECOND)
+            counters[key] = _windows(points, start, end, period, others)
+        return gather(
+            counters,
+            self._observations(alert, frame, others),
+            texts=self._texts,
+            slower=None if alert.excess_pct is None else alert.excess_pct / 100,
+            onset_ns=start,
+        )
+
+    def _observations(
+        self, alert: Alert, frame: Frame, others: list[tuple[int, int]]
+    ) -> tuple[list[Observation], list[Observation]]:
+        start = alert.started_ns
+        baseline = [
+            seen
+            for seen in self._batches
+            if start - BASELINE_NS <= seen.time_ns < start
+            and seen.seq < alert.first_seq
+            and not _inside(seen.time_ns, others)
+        ]
+        span = range(alert.first_seq, alert.last_seq + 1)
+        incident = {seen.seq: seen for seen in self._batches if seen.seq in span}
+        latest = [batch for batch in frame.batches if batch.seq in span and batch.seq not in incident]
+        for batch in latest[-INCIDENT_BATCHES:]:
+            incident[batch.seq] = observe(batch)
+        ordered = [incident[seq] for seq in sorted(incident)]
+        return evenly(baseline, BASELINE_BATCHES), evenly(ordered, INCIDENT_BATCHES)
+
+
+def _windows(
+    points: Iterable[Point], start: int, end: int, period_ns: int, others: list[tuple[int, int]]
+) -> Windows:
+    """A counter's baseline, incident and lead. A reading describes the period that ends at it: a short
+    episode shows in the reading after it.
+    """
+    tail = period_ns * 9 // 10 if end - start < 3 * period_ns else 0
+    first = start + min(period_ns // 4, SECOND)
+    last = max(end, start + SECOND // 2) + tail
+    baseline, incident, lead = [], [], []
+    for point in points:
+        time_ns = point[0]
+        if time_ns > last:
+            break
+        if time_ns >= first:
+            incident.append(point)
+        elif start - BASELINE_NS <= time_ns < start - GUARD_NS and not _inside(time_ns, others):
+            baseline.append(point)
+        if time_ns >= start - LEAD_NS:
+            lead.append(point)
+    return baseline, incident, lead
+
+
+def _inside(time_ns: int, spans: Iterable[tuple[int, int]]) -> bool:
+    return any(start <= time_ns <= end + SECOND for start, end in spans)
+
+
+def _same(new: tuple[Cause, ...], old: tuple[Cause, ...]) -> bool:
+    return [cause.id for cause in new] == [cause.id for cause in old] and all(
+        abs(a.score - b.score) < CHANGED for a, b in zip(new, old, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Traces that somebody else wrote, as batches, stages and counters."""
