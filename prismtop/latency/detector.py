@@ -21,7 +21,7 @@ FEWER = 400
 """Kept of the statistics over several batches, one in `MEDIAN_OF`: neighbours say the same."""
 LEAST = 30
 """Residuals before anything is flagged or a spike is one; shifts and drifts need `LEAST_FOR_SHIFTS`."""
-LEAST_FOR_SHIFTS = 80
+LEAST_FOR_SHIFTS = 50
 YOUNG = 50.0
 """Residuals by which little is known of the noise: with so many, thresholds are twice as high."""
 FORGET_ROUGH = 0.9995

@@ -26,10 +26,11 @@ SLOW_SPREADS, LESS = 3.0, 0.2
 WARM_ROWS = 30
 """Batches of a regime before it judges."""
 BUCKET_ROWS = 20
-BUCKET_VISITS = 3
 MEET_ROWS = 8
 """Batches after which the level of a bucket that was met anew is known again."""
 MEET_SLACK = 0.04
+MEET_GATE = 0.12
+"""How far such a bucket may lie off and be taken for what it is, not for an anomaly."""
 YOUNG_ROWS, YOUNG_BUCKET_ROWS = 150, 30
 QUARANTINE = 120
 """Batches that a regression which is no longer young waits before it learns one: drift is held against a
@@ -195,7 +196,7 @@ class Regime:
         level = expected.level
         x = residual - level.fast
         against_anchor = residual - level.anchor
-        mature = level.rows >= BUCKET_ROWS and level.visits > BUCKET_VISITS
+        mature = level.rows >= BUCKET_ROWS and level.visits > MEET_ROWS
         slack = _slack(level)
         if isinstance(self.model, MixedModel):
             self._trust.note(x > self.detector.flag_at)
@@ -358,6 +359,8 @@ class Regime:
             return 0.0
         if isinstance(self.model, MixedModel) and (level.rows < BUCKET_ROWS or not self.trusted):
             return 1.0  # a prompt of a size not met before is no anomaly
+        if level.learnt < MEET_ROWS and abs(x) < max(MEET_GATE, 6 * detector.spread):
+            return 1.0
         if abs(x) > max(GATE, 6 * detector.spread):
             return DOUBT
         if level.learnt < MEET_ROWS or level.rows < YOUNG_BUCKET_ROWS:

@@ -14,8 +14,10 @@ Protocols:
 - simulation: the paper's: `robust_workload_split`, trained on one part, then 20 trials of 1000 normal and 200
   slowed batches drawn from the other. A batch counts as found when it is flagged.
 - bursts: the chronological stream of decode batches with one burst in each quiet job of 120 batches and more,
-  from its 30th batch on. Found: a rule fires in the burst (or one batch after it), and none in the three
-  batches before it. Quiet: all but in512_out512_* and in512_out256_conc32, which were really disturbed.
+  from its 30th batch on; over four passes with bursts in every fourth job, and in one dense pass with a burst
+  in every job (a model that learns online then sees anomalies a third of the time; the published protocol
+  predicts with models of clean data). Found: a rule fires in the burst (or one batch after it), and none in the
+  three batches before it. Quiet: all but in512_out512_* and in512_out256_conc32, which were really disturbed.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ if not DATA.exists():
     DATA = Path("/work/shared/data/latencyprism/normal_vllm.csv")
 SLOWDOWNS = (0.05, 0.10, 0.15, 0.20, 0.30, 0.50, 1.0)
 HOUR_BATCHES = 72_000
+PASSES = 4
 
 
 @dataclass(frozen=True)
@@ -344,19 +347,15 @@ def bursts(
     return batches, events
 
 
-def detected(run: Run, events: Sequence[int], length: int) -> tuple[float, float, float]:
-    """Recall of pages with their median delay, and recall of flags."""
+def detected(run: Run, events: Sequence[int], length: int) -> tuple[list[int], int, int]:
+    """Delays of the alerts, bursts that were flagged, bursts."""
     delays, flagged = [], 0
     for t in events:
         window = slice(t, t + length + (1 if length > 1 else 0))
         if not run.pages[t - 3 : t].any() and run.pages[window].any():
             delays.append(int(np.flatnonzero(run.pages[window])[0]) + 1)
         flagged += bool(run.flags[window].any())
-    return (
-        len(delays) / len(events),
-        float(np.median(delays)) if delays else float("nan"),
-        flagged / len(events),
-    )
+    return delays, flagged, len(events)
 
 
 def part_stream(rows: Sequence[Row], half: str | None) -> None:
@@ -386,45 +385,52 @@ def part_stream(rows: Sequence[Row], half: str | None) -> None:
                 f"elsewhere {len(run.alerts) - len(false)}"
                 + "".join(f"\n      {a.kind} {a.text} {job_at(a, chosen)}" for a in false),
             )
+    for passes in (PASSES, 1):
+        print(f"  bursts: every job once, over {passes} pass{'es' if passes > 1 else ' (dense)'}")
+        part_bursts(ordered, starts, passes)
+
+
+def part_bursts(ordered: Sequence[Row], starts: Sequence[tuple[int, int]], passes: int) -> None:
     rng = np.random.RandomState(0)
-    tests = ((0.05, 50), (0.10, 50), (0.10, 10), (0.10, 3), (0.30, 3), (0.30, 1), (0.50, 1), (1.0, 1))
+    groups = [starts[n::passes] for n in range(passes)]
+    tests = [(0.05, 50), (0.10, 50), (0.10, 3), (0.30, 3), (0.50, 1), (1.0, 1)]
     wanted = {(0.10, 50): ("0.98, 4", "0.98, 5"), (1.0, 1): ("0.96", "1.0, 1")}
-    for by, length in tests:
-        batches, events = bursts(ordered, starts, by, length, rng)
-        recall, delay, flagged = detected(run_stream(batches), events, length)
+    for by, length in tests if passes > 1 else [(0.10, 50), (1.0, 1)]:
+        parts = [bursts(ordered, group, by, length, rng) for group in groups]
+        found = [detected(run_stream(batches), events, length) for batches, events in parts]
         paper, want = wanted.get((by, length), ("", ""))
-        line(
-            f"alerts: +{100 * by:.0f} % for {length}",
-            paper,
-            want,
-            f"{recall:.3f}, {delay:.0f}; flags {flagged:.3f}",
-        )
-    batches, events = bursts(ordered, starts, 0.0, 1, rng, 50_000_000)
-    recall, delay, flagged = detected(run_stream(batches), events, 1)
-    line("alerts: one batch of +50 ms", "0.96", "1.0, 1", f"{recall:.3f}, {delay:.0f}; flags {flagged:.3f}")
-    stall_batches, events = stalled(ordered, starts, rng)
-    recall, delay, _ = detected(run_stream(stall_batches), events, 1)
-    line("alerts: one stall of 50 ms between batches", "0.96", "1.0, 1", f"{recall:.3f}, {delay:.0f}")
-    drift_batches, spans2 = drifting(ordered, starts)
-    run = run_stream(drift_batches)
-    delays = [int(np.flatnonzero(run.pages[t:e])[0]) + 1 for t, e in spans2 if run.pages[t:e].any()]
-    line(
-        "alerts: drift 1 to 15 % over 100 batches",
-        "",
-        "0.99; 50",
-        f"{len(delays) / len(spans2):.3f}; {np.median(delays):.0f} (of {len(spans2)})",
-    )
-    scores, alone = [], []
+        line(f"alerts: +{100 * by:.0f} % for {length}", paper, want, summed(found))
+    if passes > 1:
+        parts = [bursts(ordered, group, 0.0, 1, rng, 50_000_000) for group in groups]
+        found = [detected(run_stream(batches), events, 1) for batches, events in parts]
+        line("alerts: one batch of +50 ms", "0.96", "1.0, 1", summed(found))
+        parts = [stalled(ordered, group, rng) for group in groups]
+        found = [detected(run_stream(batches), events, 1) for batches, events in parts]
+        line("alerts: one stall of 50 ms between batches", "0.96", "1.0, 1", summed(found))
+    delays, count = [], 0
+    for group in groups:
+        batches, spans = drifting(ordered, group)
+        run = run_stream(batches)
+        count += len(spans)
+        delays += [int(np.flatnonzero(run.pages[t:e])[0]) + 1 for t, e in spans if run.pages[t:e].any()]
+    got = f"{len(delays) / count:.3f}; {np.median(delays):.0f} (of {count})"
+    line("alerts: drift 1 to 15 % over 100 batches", "", "0.99; 50", got)
+    scores = []
     for rep in range(4):
-        f1, f1_flag = mixed_bursts(ordered, starts, np.random.RandomState(rep))
-        scores.append(f1)
-        alone.append(f1_flag)
-    line(
-        "flags: F1 per batch, one random burst a job",
-        "0.70 to 0.89",
-        "0.97",
-        f"{np.mean(scores):.3f} ({', '.join(f'{s:.3f}' for s in scores)})",
-    )
+        draw = np.random.RandomState(rep)
+        counts = np.sum([mixed_bursts(ordered, group, draw) for group in groups], axis=0)
+        scores.append(2 * counts[0] / (2 * counts[0] + counts[1] + counts[2]))
+    got = f"{np.mean(scores):.3f} ({', '.join(f'{score:.3f}' for score in scores)})"
+    line("flags: F1 per batch, one random burst a job", "0.70 to 0.89", "0.97", got)
+
+
+def summed(found: Sequence[tuple[list[int], int, int]]) -> str:
+    """Recall and median delay of alerts, recall of flags."""
+    delays = [delay for one, _, _ in found for delay in one]
+    events = sum(count for _, _, count in found)
+    flagged = sum(flags for _, flags, _ in found)
+    delay = f"{np.median(delays):.0f}" if delays else "n/a"
+    return f"{len(delays) / events:.3f}, {delay} (of {events}); flags {flagged / events:.3f}"
 
 
 def belongs(alert: object, rows: Sequence[Row], quiet: np.ndarray) -> bool:
@@ -477,7 +483,8 @@ def drifting(
 
 def mixed_bursts(
     rows: Sequence[Row], starts: Sequence[tuple[int, int]], rng: np.random.RandomState
-) -> tuple[float, float]:
+) -> tuple[int, int, int]:
+    """Batches of these jobs that were found, falsely found, missed."""
     batches = [row.batch for row in rows]
     label = np.zeros(len(rows), bool)
     for first, count in starts:
@@ -492,8 +499,7 @@ def mixed_bursts(
         jobs[first : first + count] = True
     hit = (run.flags & label & jobs).sum()
     false = (run.flags & ~label & jobs).sum()
-    missed = (~run.flags & label & jobs).sum()
-    return 2 * hit / (2 * hit + false + missed), hit / max(1, hit + false)
+    return int(hit), int(false), int((~run.flags & label & jobs).sum())
 
 
 def main() -> None:
