@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from prismtop.commands.context import Context
 from prismtop.errors import EXIT_OK
 from prismtop.export import jsonl
@@ -21,7 +23,9 @@ def show(context: Context) -> int:
             }
             for info in setting_infos()
         }
-        context.write(jsonl.document("config", {"path": str(config_path()), "settings": content}))
+        own = {safe_text(action): [safe_text(key) for key in keys] for action, keys in settings.keys.items()}
+        document: dict[str, object] = {"path": str(config_path()), "settings": content, "keys": own}
+        context.write(jsonl.document("config", document))
         return EXIT_OK
     for info in setting_infos():
         value = getattr(settings, info.name)
@@ -34,6 +38,10 @@ def show(context: Context) -> int:
         )
         context.write(f"{info.name} = {shown}  ({safe_text(settings.origins[info.name])})")
         context.write(f"    {info.doc}")
+    if settings.keys:
+        context.write("[keys]")
+        for action, keys in settings.keys.items():
+            context.write(f"{safe_text(action)} = {safe_text(json.dumps(list(keys)))}")
     return EXIT_OK
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prismtop.commands.context import Context
 from prismtop.diagnosis.evidence import Evidence
 from prismtop.diagnosis.ranking import NAMED, rank
-from prismtop.errors import EXIT_OK, UnavailableError, UsageError
+from prismtop.errors import EXIT_OK, UsageError
 from prismtop.export import jsonl
 from prismtop.model import Cause
 from prismtop.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from prismtop.trace.load import Trace
 
 
 def run(context: Context, normal: str, abnormal: str) -> int:
@@ -19,12 +22,11 @@ def run(context: Context, normal: str, abnormal: str) -> int:
 
     Raises:
         UsageError: a file is missing, damaged, or the two are of different kinds.
-        UnavailableError: this build reads no traces.
     """
     evidence = _evidence(Path(normal), Path(abnormal))
     causes = rank(evidence)
     if context.json:
-        context.write(jsonl.document("diagnosis", {"causes": [_object(cause) for cause in causes]}))
+        context.write(jsonl.document("diagnosis", {"causes": [cause_object(cause) for cause in causes]}))
         return EXIT_OK
     for number, cause in enumerate(causes, start=1):
         for line in described(number, cause):
@@ -60,31 +62,30 @@ def _evidence(normal: Path, abnormal: Path) -> Evidence:
 
 
 def _of_traces(normal: Path, abnormal: Path) -> Evidence:
+    from prismtop.trace.load import load
+
+    return evidence_of_traces(load([normal]), load([abnormal]))
+
+
+def evidence_of_traces(normal: Trace, abnormal: Trace) -> Evidence:
+    """Compare two traces. Raises UsageError when one holds nothing to compare."""
     from prismtop.diagnosis.captures import Capture, evidence_of
 
-    try:
-        load = importlib.import_module("prismtop.trace.load").load
-    except ModuleNotFoundError as error:
-        if error.name != "prismtop.trace.load":
-            raise
-        raise UnavailableError(
-            "this build of prismtop reads no traces yet.", fix="Name two `*_perf_data` folders."
-        ) from None
     captures = []
-    for path in (normal, abnormal):
-        trace = load([path])
+    for trace in (normal, abnormal):
         roles = {member.id.pid: member.role for member in trace.group.members}
         capture = Capture(roles).read(noun for _, noun in trace.moments())
         if capture.empty:
             raise UsageError(
-                f"{safe_text(str(path))} holds neither batches nor counters.",
+                f"{safe_text(str(trace.path))} holds neither batches nor counters.",
                 fix="Record one: `prismtop record`.",
             )
         captures.append(capture)
     return evidence_of(*captures)
 
 
-def _object(cause: Cause) -> dict[str, object]:
+def cause_object(cause: Cause) -> dict[str, object]:
+    """A cause for JSON."""
     made: dict[str, object] = {"id": cause.id, "score": cause.score, "text": safe_text(cause.text)}
     made["evidence"] = [safe_text(line) for line in cause.evidence]
     made["against"] = [safe_text(line) for line in cause.against]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prismtop.sources.tick import SourceTick
     from prismtop.trace.load import Trace
 
-JUDGED_BATCHES = 200_000
+JUDGED_BATCHES = 20_000
 """A trace without recorded alerts is searched for anomalies up to this size."""
 
 

@@ -95,10 +95,7 @@ def _read_trace(path: Path) -> Labelled:
     from prismtop.trace.load import load
 
     trace = load([path])
-    truths = [
-        Truth(truth.start_ns, truth.end_ns, truth.id, truth.effect)
-        for truth in trace.ground_truth()
-    ]
+    truths = [Truth(truth.start_ns, truth.end_ns, truth.id, truth.effect) for truth in trace.ground_truth()]
     notes = tuple(safe_text(note, 300) for note in trace.notes)
     return Labelled(trace.group.engine, tuple(trace.batches()), truths or None, trace.session.clock, notes)
 

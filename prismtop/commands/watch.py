@@ -207,6 +207,8 @@ class TableSink:
                 self._alerted.add(alert.id)
                 word = "alert" if alert.closed_ns is None else "over"
                 self._context.report.say(f"{word} {alert.id}: {safe_text(alert.text)}")
+                if opened and self._terminal and self._context.settings.bell:
+                    self._context.out.write("\a")
         for batch in frame.new_batches:
             self._head(frame.hooks)
             self._context.write(table.row(batch, frame.clock, self._columns))

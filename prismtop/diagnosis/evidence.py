@@ -6,7 +6,7 @@ Nothing here knows what a series means; `prismtop.diagnosis.hypotheses` does.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeAlias
@@ -20,6 +20,8 @@ INDEPENDENT = 16
 """Readings of one window count as at most so many independent ones: neighbours are correlated."""
 NOISE_FLOOR = 0.002
 """A series is never taken to be steadier than this share of its level: resolution, rounding."""
+STRETCHES = 8
+"""Stretches of a baseline from which it can be told how far a series wanders."""
 MAD_SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 BEYOND_ALL = 1e6
@@ -179,8 +181,20 @@ def _error(before: Sequence[float], after: Sequence[float], *, mean: bool) -> fl
         noise = max(noise, (max(before) - min(before)) / 3)
         own = noise
     else:
-        own = max(spread(after), noise / 2)
-    return math.sqrt(noise**2 / min(len(before), INDEPENDENT) + own**2 / min(len(after), INDEPENDENT))
+        own = max(spread(after), noise if len(after) <= ENOUGH else noise / 2)
+    error = math.sqrt(noise**2 / min(len(before), INDEPENDENT) + own**2 / min(len(after), INDEPENDENT))
+    return max(error, _wandering(before, len(after), _mean if mean else median))
+
+
+def _wandering(before: Sequence[float], count: int, level: Callable[[Sequence[float]], float]) -> float:
+    """How far the level of so many neighbouring readings strays within the baseline: series wander, and a
+    short incident is held against stretches of its own length. 0 for a baseline too short to tell.
+    """
+    if len(before) < STRETCHES * ENOUGH:
+        return 0.0
+    size = min(count, len(before) // STRETCHES)
+    levels = [level(before[at : at + size]) for at in range(0, len(before) - size + 1, size)]
+    return _deviation(levels) * math.sqrt(1 + 1 / len(levels))
 
 
 def _finite(points: Sequence[Point]) -> list[float]:

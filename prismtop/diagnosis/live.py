@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -33,6 +34,10 @@ LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
 """After an alert opened: at once from batches, then again when counters of one and of five seconds came."""
 LAST_LOOK_NS = 3 * SECOND
 """After it closed, once more: the readings of its last seconds come late."""
+ANSWER_SHARE = 0.002
+"""Share of a core that answers may take in the long run: in a storm of alerts they come later."""
+ANSWER_BURST_S = 0.4
+"""CPU seconds of answers that may come at once."""
 CHANGED = 0.03
 """Scores that moved by less are the same answer."""
 
@@ -70,6 +75,7 @@ class LiveDiagnoser:
         self._cases: dict[int, _Case] = {}
         self._spans: dict[int, tuple[int, int]] = {}
         self._sampled_ns = 0
+        self._budget_s, self._budget_ns = ANSWER_BURST_S, 0
         self._group: Group | None = None
         self._roles: dict[int, str] = {}
 
@@ -165,7 +171,7 @@ class LiveDiagnoser:
 
     def _explain_one(self, frame: Frame) -> tuple[Alert, ...]:
         due = [id_ for id_, case in self._cases.items() if case.due_ns <= frame.time_ns]
-        if not due:
+        if not due or not self._affordable(frame):
             return ()
         id_ = due[0]
         case = self._cases[id_]
@@ -174,11 +180,20 @@ class LiveDiagnoser:
             del self._cases[id_]
             return ()
         self._plan(id_, case, frame.time_ns)
+        began = time.thread_time()
         causes = rank(self._evidence(alert, frame))
+        self._budget_s -= time.thread_time() - began
         early = case.looks == 1 and not case.closed and causes[0].id == "unknown"
         if early or _same(causes, alert.causes):  # counters of this moment are still to come
             return ()
         return (replace(alert, causes=causes),)
+
+    def _affordable(self, frame: Frame) -> bool:
+        """Whether answers took little enough lately; a replay may take what it needs."""
+        elapsed_s = max(0, frame.time_ns - self._budget_ns) / 1e9
+        self._budget_s = min(ANSWER_BURST_S, self._budget_s + ANSWER_SHARE * elapsed_s)
+        self._budget_ns = frame.time_ns
+        return self._budget_s > 0 or frame.replay is not None
 
     def _plan(self, id_: int, case: _Case, now_ns: int) -> None:
         """When to look again; a case that was looked at for the last time is closed."""

@@ -34,8 +34,8 @@ MOST = 5
 BIAS = -2.0
 """Log-odds of a hypothesis before anything moved."""
 GAIN = 1.6
-"""Slope from log-odds to scores. The artifact's captures are told apart without an error, so that a logistic fit
-bounds it from below only (above 2 on either engine, tests/bench/bench_diagnosis.py); live evidence is messier."""
+"""Slope from log-odds to scores. The artifact's captures are told apart without error, so that a fit bounds
+it from below only (above 2 on either engine, tests/bench/bench_diagnosis.py); live evidence is messier."""
 HIGHEST = 0.99
 OTHER_NEEDS = 0.25
 YIELD = 3.0

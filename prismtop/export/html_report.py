@@ -39,7 +39,8 @@ svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; } svg text { 
 .stage-post { fill:#f97316 } .stage-stream { fill:#db2777 }
 .stage-idle { fill:#cbd5e1 } .stage-other { fill:#e2e8f0 }
 .legend { margin: .2rem 0 1rem; color: var(--soft); font-size: .85rem; } .key { margin-right: 1.2rem; }
-.swatch { width: 14px; height: 10px; margin-right: .35rem; } .swatch-fill { stroke-width: 6; }
+.swatch { width: 14px; height: 10px; margin-right: .35rem; }
+.swatch-fill:not(.fill) { fill: none; stroke-width: 12; }
 .bad { color: var(--bad); } .soft { color: var(--soft); }
 """
 
@@ -127,7 +128,7 @@ def _stages(summary: Summary) -> str:
         ]
         rest = (whole.mean or 0.0) - sum(value for _, value in parts)
         if parts:
-            rows.append((mode, [*parts, *([("other", rest)] if rest > 0 else [])]))
+            rows.append((mode, [*parts, *([("other", rest)] if rest > 0.005 * (whole.mean or 0.0) else [])]))
     plot = stacked_bars("where a batch's time goes", rows, unit="ms, mean")
     return f"<h2>Where the time goes</h2>{plot}" if plot else ""
 

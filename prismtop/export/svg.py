@@ -66,7 +66,7 @@ def line_plot(
         return ""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     x = Scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
-    y = Scale(min(0.0, *ys), max(ys) or 1.0, height - _BOTTOM, _TOP)
+    y = Scale(min(0.0, *ys), 1.08 * max(ys) if max(ys) > 0 else 1.0, height - _BOTTOM, _TOP)
     parts = [_open(title, height), *_axes(x, y, x_unit, y_unit, height)]
     for band in bands:
         left, right = x(band.start), x(band.end)

@@ -115,6 +115,10 @@ class DecodeModel:
         self.floor_ns *= factor
         self._lines.clear()
 
+    def forget_lines(self) -> None:
+        """The regression was solved from outside: make the lines anew."""
+        self._lines.clear()
+
     def take_over(
         self, ridge: Ridge, unit_ns: float, floor_ns: float, largest: int, buckets: dict[int, int]
     ) -> None:

@@ -23,8 +23,11 @@ OVERLAPPED, SEQUENTIAL = 0.7, 0.2
 """Share of batches whose period is well below their duration that makes an engine an overlapped one."""
 TRAIL = 64
 CLOCK_SLACK_NS = 10**9
-LEAST_SPIKE_NS = 5_000_000
-"""What a single batch must take beyond the expected before it is worth waking for."""
+LEAST_SPIKE_NS, LEAST_SPIKE_ROUGH_NS = 5_000_000, 20_000_000
+"""What a single batch must take beyond the expected before it is worth waking for: more in an engine whose
+steps vary by more than `ROUGH` anyway, on a machine where everything hiccups.
+"""
+ROUGH = 0.05
 RATE = 0.01
 MEAN_RATE = 0.05
 STEPS_UNTIL_RATE = 100
@@ -143,7 +146,7 @@ class EngineJudge:
         found = self.regimes.get(name)
         if found is None:
             model = MixedModel(self._background) if carries_prefill else DecodeModel(self.schedule)
-            found = self.regimes[name] = Regime(name, model, self._sensitivity)
+            found = self.regimes[name] = Regime(name, model, self._sensitivity, self._background)
         return found
 
     def _shift_of_others(self, regime: Regime) -> float:
@@ -218,7 +221,8 @@ class EngineJudge:
         finding = judged.finding
         excess = target - expected.ns
         if regime.alerting:
-            if finding.rule and (finding.rule != SPIKE or excess >= LEAST_SPIKE_NS):
+            least = LEAST_SPIKE_NS if regime.detector.rough < ROUGH else LEAST_SPIKE_ROUGH_NS
+            if finding.rule and (finding.rule != SPIKE or excess >= least):
                 self._alarm(finding.rule, batch, excess, expected.ns)
             elif finding.flag and self.episodes.is_open and regime.detector.disturbed:
                 self.episodes.go_on(batch, int(excess), int(expected.ns))

@@ -80,6 +80,9 @@ class LatencyJudge:
             changed += self._guarded(self._guard, tick, batches, due)
         if due:
             self._card, self._card_ns = self.card(), tick.time_ns
+        if self._background.failure:
+            why, self._background.failure = self._background.failure, ""
+            self._warnings.append(f"the latency model could not be refitted: {safe_text(why, 160)}")
         warnings, self._warnings = tuple(self._warnings), []
         self._save_now_and_then(tick.time_ns)
         return Judgement(batches, changed, self._card, self._slo, warnings)

@@ -124,7 +124,7 @@ class MixedModel:
         return expected * math.exp(max(-CLIP, min(CLIP, left)))
 
     def _neighbours(self, features: Features) -> float:
-        """Factor by which learnt batches of about the same shape were off: kernels jump where no line does."""
+        """How far off learnt batches of about the same shape were: kernels jump where no line does."""
         if not self._rows:
             return 1.0
         if self._shapes is None:

@@ -11,7 +11,10 @@ from prismtop.latency.detector import DRIFT, SHIFT, Detector, Finding
 from prismtop.latency.features import Features
 from prismtop.latency.levels import Level
 from prismtop.latency.mixed import MixedModel
+from prismtop.latency.padding_choice import PaddingWatch, Seen
 from prismtop.latency.sensitivity import Sensitivity
+from prismtop.latency.trees import Background
+from prismtop.latency.trust import Trust
 from prismtop.model import ModelState
 
 NEVER = float("inf")
@@ -45,8 +48,6 @@ FLAGGED_BATCHES = 300
 KEEP = 0.02
 """What the rows of the old regime still count after a relearn."""
 RELEARN_ROWS = 50
-TRUST_ROWS, TRUST_WINDOW, TRUST_LAG = 100, 300, 20
-TRUST_SHARE = 0.02
 NO_DRIFT_SPREAD = 0.02
 MIXED_NOISE = 0.2
 """Relative error of the regression for mixed batches: kernels jump, it does not."""
@@ -101,7 +102,11 @@ class Regime:
         moved: log of what relearning has moved the level by, against the first reference.
     """
 
-    def __init__(self, name: str, model: DecodeModel | MixedModel, sensitivity: Sensitivity) -> None:
+    def __init__(
+        self, name: str, model: DecodeModel | MixedModel, sensitivity: Sensitivity, background: Background
+    ) -> None:
+        self._padding = PaddingWatch(background)
+        self._trust = Trust()
         self.name = name
         self.model = model
         self.detector = Detector(sensitivity)
@@ -114,9 +119,6 @@ class Regime:
         self.refit_ns: int | None = None
         self._step = 0
         self._solves = 0
-        self._late: deque[bool] = deque()
-        self._flags: deque[bool] = deque(maxlen=TRUST_WINDOW)
-        self._flagged = 0
         self._quarantine: deque[_Row] = deque()
         self._calibrating: list[float] | None = None
         self._frozen = 0
@@ -143,14 +145,10 @@ class Regime:
 
     @property
     def trusted(self) -> bool:
-        """Whether the model of mixed batches was right about nearly all of them, until shortly ago. A model
-        that is often wrong has not met this load yet, and an anomaly is not often.
-        """
+        """Whether what the model says is slow may be believed; see `Trust`."""
         if not isinstance(self.model, MixedModel):
             return True
-        if self.model.published is None or len(self._flags) < TRUST_ROWS:
-            return False
-        return self._flagged <= TRUST_SHARE * len(self._flags)
+        return self.model.published is not None and self._trust.given
 
     def expect(self, features: Features, decode_ns: float) -> Expected | None:
         """What the batch should cost; None before the first rows."""
@@ -162,6 +160,8 @@ class Regime:
             if model.published is not self._forest:
                 self._use_trees(model)
         else:
+            if self._padding.choice is not None:
+                model = self._use_padding(model)
             raw = model.predict(features.size, features.context)
             bucket = model.bucket(features.size)
         level = self.levels.get(bucket)
@@ -198,7 +198,7 @@ class Regime:
         mature = level.rows >= BUCKET_ROWS and level.visits > BUCKET_VISITS
         slack = _slack(level)
         if isinstance(self.model, MixedModel):
-            self._note_trust(x > self.detector.flag_at)
+            self._trust.note(x > self.detector.flag_at)
             if level.rows < BUCKET_ROWS or not self.trusted:
                 mature, slack = False, NEVER
             if self.detector.spread > NO_DRIFT_SPREAD:
@@ -207,16 +207,6 @@ class Regime:
         if shift and not finding.flag and self.detector.ready and x > max(0.01, shift / 2):
             finding = Finding(True, finding.rule)  # the whole process is slow: less evidence is enough
         return Judged(finding, x, against_anchor)
-
-    def _note_trust(self, flag: bool) -> None:
-        """Count flags, the latest `TRUST_LAG` batches not yet: an anomaly must not silence itself."""
-        self._late.append(flag)
-        if len(self._late) <= TRUST_LAG:
-            return
-        if len(self._flags) == TRUST_WINDOW:
-            self._flagged -= self._flags[0]
-        self._flags.append(self._late.popleft())
-        self._flagged += self._flags[-1]
 
     def learn(
         self,
@@ -244,6 +234,8 @@ class Regime:
         self.trained += 1
         level = expected.level
         level.learn(x + level.fast, weight)
+        if weight == 1.0 and features.size and not features.carries_prefill:
+            self._note_padding(Seen(features.size, features.context or 0, target_ns))
         young = self.trained < YOUNG_ROWS or level.rows < YOUNG_BUCKET_ROWS
         row = _Row(features, decode_ns, target_ns, weight if young else weight * self._huber(x))
         if young or isinstance(self.model, MixedModel):
@@ -385,6 +377,21 @@ class Regime:
             model.learn(features, decode_ns, target_ns, weight, max(MIXED_NOISE, noise))
         else:
             model.learn(features.size, features.context, target_ns, weight, noise)
+
+    def _note_padding(self, seen: Seen) -> None:
+        if isinstance(self.model, DecodeModel):
+            self._padding.note(seen, self.model.schedule)
+
+    def _use_padding(self, model: DecodeModel) -> DecodeModel:
+        """Another way of padding was found better: its buckets are others, so are their levels."""
+        choice = self._padding.take()
+        if choice is None:
+            return model
+        self.model = choice.model
+        self.levels.clear()
+        self._quarantine.clear()
+        self.detector.reseed(list(choice.residuals))
+        return choice.model
 
     def _use_trees(self, model: MixedModel) -> None:
         """Trees were published: what was known of the residuals is about another model."""

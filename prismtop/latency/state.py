@@ -218,9 +218,13 @@ def check(content: Mapping[str, Any]) -> None:
 
 def dump(engine: EngineJudge) -> dict[str, Any]:
     """An engine's models as JSON values. Forests are not kept: they are learnt again from 200 batches."""
+    decode = engine.decode_regime()
+    schedule = engine.schedule
+    if decode is not None and isinstance(decode.model, DecodeModel):
+        schedule = decode.model.schedule
     return {
-        "schedule": engine.schedule.name,
-        "sizes": list(engine.schedule.sizes),
+        "schedule": schedule.name,
+        "sizes": list(schedule.sizes),
         "basis": engine.basis,
         "regimes": {
             name: _dump_regime(regime) for name, regime in engine.regimes.items() if regime.detector.ready

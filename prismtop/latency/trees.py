@@ -84,9 +84,14 @@ def _flattened(model: Any) -> Forest:
 
 
 class Background:
-    """Runs one job at a time in a thread; with `inline`, at once (for files, so that answers repeat)."""
+    """Runs one job at a time in a thread; with `inline`, at once (for files, so that answers repeat).
+
+    Attributes:
+        failure: why the last job that failed did; empty before.
+    """
 
     def __init__(self, *, inline: bool = False) -> None:
+        self.failure = ""
         self._inline = inline
         self._thread: threading.Thread | None = None
 
@@ -96,13 +101,13 @@ class Background:
         return self._thread is not None and self._thread.is_alive()
 
     def run(self, job: Callable[[], None]) -> bool:
-        """Start `job`; False when one still runs."""
+        """Start `job`; False when one still runs. A job that raises changes nothing but `failure`."""
         if self.busy:
             return False
         if self._inline:
-            job()
+            self._guarded(job)
             return True
-        self._thread = threading.Thread(target=job, name="prismtop-refit", daemon=True)
+        self._thread = threading.Thread(target=self._guarded, args=(job,), name="prismtop-refit", daemon=True)
         self._thread.start()
         return True
 
@@ -110,3 +115,11 @@ class Background:
         """Give a running job that long."""
         if self._thread is not None:
             self._thread.join(seconds)
+
+    def _guarded(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except ImportError as error:
+            self.failure = f"{error.name or 'a package'} is not installed"
+        except Exception as error:  # a thread's exception reaches nobody: it is said as a warning
+            self.failure = f"{type(error).__name__}: {error}"

@@ -153,7 +153,13 @@ class AnchorSearch:
 
 
 def _score(calls: Calls, span: tuple[int, int]) -> float:
-    return calls.regularity * min(1.0, calls.total_ns / max(1, span[1] - span[0]))
+    """Regularity times the share of its own time, from its first call to its last; less for a function that
+    runs in less than a quarter of the thread's time. The thread's may reach far back: profilers with a ring
+    keep the caller of everything and lose the first calls.
+    """
+    own = max(1, calls.last_end_ns - calls.first_ns)
+    reach = min(1.0, 4 * own / max(1, span[1] - span[0]))
+    return calls.regularity * min(1.0, calls.total_ns / own) * reach
 
 
 def _short(name: str) -> str:

@@ -162,7 +162,7 @@ class Encoder:
         """
         self._request += 1
         tid = self._tracks.fixed(self._anchor, REQUESTS_TID)
-        tail = f'"id":"0x{self._request:x}","pid":{self._anchor},"tid":{tid}'
+        tail = f'"id2":{{"local":"0x{self._request:x}"}},"pid":{self._anchor},"tid":{tid}'
 
         base = self.base_ns
         end = request.finished_ns

@@ -169,10 +169,13 @@ def events_in(block: bytes) -> list[dict[str, Any]]:
 
 
 def read_block(path: Path, index: Index, number: int) -> bytes:
-    """The lines of one block; fewer when the file has become shorter since."""
-    with path.open("rb", buffering=0) as file:
-        file.seek(index.offsets[number])
-        return file.read(index.lengths[number]) or b""
+    """The lines of one block; fewer, or none, when the file was cut or moved away since."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(index.offsets[number])
+            return file.read(index.lengths[number]) or b""
+    except OSError:
+        return b""
 
 
 def _lines_with(block: bytes, tag: bytes) -> Iterator[tuple[int, str]]:

@@ -1,8 +1,8 @@
 """Trace files on disk: the live segment, its rotation into one-member gzip files, and their number.
 
-While it is written a segment is a plain JSON array of whole lines without its closing bracket, which Perfetto
-and chrome://tracing both open; so every flush leaves a readable file, also after kill -9. Multi-member gzip
-would be smaller, but chrome://tracing shows the first member only.
+While it is written a segment is a plain JSON array of whole events without its closing bracket, which
+Perfetto and chrome://tracing both open; so every flush leaves a readable file, also after kill -9.
+Multi-member gzip would be smaller, but chrome://tracing shows the first member only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import queue
 import re
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from prismtop.errors import PermissionDeniedError, PrismtopError, UnavailableErr
 from prismtop.safe_text import safe_text
 
 WRITE_BYTES = 256 << 10
-"""The most that goes into one write(2)."""
+"""The most that is written at once."""
+PAGE_BYTES = 4096
+"""The smallest page of any machine; larger ones are multiples of it."""
 GZIP_LEVEL = 3
 """20 bytes an event; level 6 makes 17 of them and takes 2.4 times the CPU."""
 _COPY_BYTES = 1 << 20
@@ -145,24 +147,28 @@ class Segment:
         self.size = 0
         self._fd = create(path)
         try:
-            self._write(b"[\n" + ",\n".join(head).encode())
+            self._write([b"[\n" + ",\n".join(head).encode()])
         except OSError:
             os.close(self._fd)
             path.unlink(missing_ok=True)
             raise
 
     def append(self, text: bytes) -> None:
-        """Add events, separated by commas, with one write.
+        """Add events, separated by a comma and a line feed.
+
+        Kill -9 can end a write(2) where one page ends and the next begins, and chrome://tracing rejects a
+        file that ends inside an event. So every write stays within a page and holds whole events; what is
+        left of the page is spaces. Only an event longer than a page is not safe from that.
 
         Raises:
             OSError: the file is as it was before.
         """
-        self._write(b",\n" + text)
+        self._write(tuple(_pages(b",\n" + text, self.size)))
 
     def close(self, last: str = "") -> None:
         """Close the array, after one last event, and bring the file to the disk."""
         try:
-            self._write((f",\n{last}\n]\n" if last else "\n]\n").encode())
+            self._write([(f",\n{last}\n]\n" if last else "\n]\n").encode()])
             os.fsync(self._fd)
         finally:
             self.abandon()
@@ -173,15 +179,40 @@ class Segment:
             os.close(self._fd)
             self._fd = -1
 
-    def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
+    def _write(self, pieces: Sequence[bytes]) -> None:
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(self._fd, rest) :]
         except OSError:
             os.ftruncate(self._fd, self.size)  # never half an event
             raise
-        self.size += len(data)
+        self.size += sum(map(len, pieces))
+
+
+def _pages(data: bytes, offset: int) -> Iterator[bytes]:
+    """`data`, whose events begin with `,\\n`, cut into pieces of whole events that cross no page of a file
+    that is `offset` long.
+    """
+    at = 0
+    while at < len(data):
+        room = PAGE_BYTES - offset % PAGE_BYTES
+        if len(data) - at <= room:
+            piece = data[at:]
+            at = len(data)
+        elif (cut := data.rfind(b",\n", at + 1, at + room + 2)) > at:
+            piece = data[at:cut].ljust(room)
+            at = cut
+        elif room < PAGE_BYTES:
+            piece = b" " * room
+        else:
+            cut = data.find(b",\n", at + 1)
+            cut = len(data) if cut < 0 else cut
+            piece = data[at:cut]
+            at = cut
+        offset += len(piece)
+        yield piece
 
 
 @dataclass

@@ -122,7 +122,12 @@ class PrismtopApp(ScreenApp):
     ) -> None:
         """Show a frame on whatever screen is open."""
         toast = self.view.toast
-        if self.view.accept(frame, warnings, batches) or self.view.toast is not toast:
+        changed = self.view.accept(frame, warnings, batches)
+        if self.view.rings:
+            self.view.rings = False
+            if getattr(self.settings, "bell", False):
+                self.bell()
+        if changed or self.view.toast is not toast:
             self.redraw()
 
     def on_collector_failed(self, message: CollectorFailed) -> None:

@@ -48,8 +48,10 @@ def history_spark(values: Sequence[float | None], now: int, width: int, glyphs: 
     if not known:
         return " " * width
     low, high = min(known), max(known)
-    # From zero when that is near; a value that hardly moves must not look dramatic.
-    low = 0.0 if low >= 0 and (low < high * 0.5 or high - low < 0.1 * abs(high)) else low
+    if low >= 0 and high - low < 0.1 * high:
+        low, high = 0.0, 2 * high  # a value that hardly moves is a quiet line, no drama and no wall
+    elif 0 <= low < high * 0.5:
+        low = 0.0
     text = spark(shown, low, high, glyphs)
     return (text + " " * blank).rjust(width)[-width:]
 

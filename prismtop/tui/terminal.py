@@ -27,7 +27,7 @@ _TOKEN = re.compile(
 )
 # Mode switches, queries, keyboard protocol and operating-system commands leave the cells alone; the alternate
 # screen does not.
-_HARMLESS = re.compile(r"\x1b\[(?!\?(?:47|1047|1049)[hl])[?>=<]?[\d;]*\$?[hlpucntq]$|\x1b\]")
+_HARMLESS = re.compile(r"\x1b\[(?!\?(?:47|1047|1049)[hl])[?>=<]?[\d;]*\$?[hlpucntq]$|\x1b\]|\x07$")
 # Unchanged cells that are written again because moving over them takes as many bytes: a move takes three for
 # one cell and four for more; block characters take three bytes each.
 _GAP_ASCII, _GAP_OTHER = 4, 1

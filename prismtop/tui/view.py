@@ -66,6 +66,7 @@ class View:
         warnings: newest last, without repeats.
         history: predicted and actual cost by the second.
         toast: the message shown now.
+        rings: an alert has opened for which the bell was not rung yet.
     """
 
     ui_hz: float = 2.0
@@ -90,6 +91,7 @@ class View:
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=WARNINGS_KEPT))
     history: StepHistory = field(default_factory=StepHistory)
     toast: Toast | None = None
+    rings: bool = False
     _announced: set[int] | None = None
     _left: bool = False
     _rows_of: tuple[object, ...] = ()
@@ -127,6 +129,7 @@ class View:
                 self._announced.add(alert.id)
                 if alert.closed_ns is None:
                     self.say(f"{alert.severity.value}: {alert.text}", frame.time_ns, "error")
+                    self.rings = True
 
     def say(self, text: str, now_ns: int, role: str = "badge") -> None:
         """Show a message for some seconds."""

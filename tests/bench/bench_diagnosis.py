@@ -294,9 +294,8 @@ def live_cost() -> None:
             for frame in frames:
                 diagnoser.take(frame)
             shares.append((time.process_time() - began) / 60)
-        print(
-            f"live, {5 * per_step} batches/s, {len(usual)} readings/s: {100 * sorted(shares)[2]:.3f} % of a core"
-        )
+        share = 100 * sorted(shares)[2]
+        print(f"live, {5 * per_step} batches/s, {len(usual)} readings/s: {share:.3f} % of a core")
     slow = World(Fault(stages={"wait": 9.0}), usual=usual, quiet_s=60, batches_per_step=10)
     diagnoser, costs = live.LiveDiagnoser(), []
     for frame in slow.frames():

@@ -1,6 +1,6 @@
 """What the screen costs: CPU, memory, bytes to the terminal, start, key to paint. Prints; asserts nothing.
 
-Usage: python tests/bench/bench_screen.py [--secs 30]
+Usage: python tests/bench/bench_screen.py [--secs 30] [--brief]
 
 The screen runs in a pseudo-terminal in a process of its own, over a synthetic source of 118 batches a second.
 CPU is split by thread: the screen's (main, input, writer) and the collector's, which spends it on making the
@@ -145,6 +145,7 @@ def _of(limit: float | None) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--secs", type=float, default=30.0)
+    parser.add_argument("--brief", action="store_true", help="the two sizes that have a budget only")
     parser.add_argument("--serve", metavar="THEME")
     parser.add_argument("--hz", type=float, default=2.0)
     options = parser.parse_args()
@@ -155,7 +156,7 @@ def main() -> int:
         (80, 24, "prismtop", 1.0),
         (80, 24, "ansi-16", 1.0),
         (200, 60, "prismtop", 2.0),
-    ):
+    )[: 2 if options.brief else None]:
         measure(columns, rows, theme, hz, options.secs)
     return 0
 

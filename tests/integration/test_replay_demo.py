@@ -32,7 +32,9 @@ def live_lines(path: Path) -> list[dict[str, Any]]:
     with engine_under_load(context, DemoOptions(rate=8.0)) as pid:
         profiles = profiles_in_use()
         recorder = Recorder(RecorderSettings.of(context.settings))
-        session = open_session(context, named_group([pid], profiles), profiles, figures=False, recorder=recorder)
+        session = open_session(
+            context, named_group([pid], profiles), profiles, figures=False, recorder=recorder
+        )
         with closing_session(context, session):
             sink = JsonSink(context)
             sink.write(session.tick())

@@ -219,13 +219,14 @@ def test_perfetto_shows_requests_as_async_slices_with_their_phases(
     files: dict[str, Path], perfetto: Perfetto
 ) -> None:
     sql = (
-        "select name, depth, dur from slice where category = 'request' and dur > 0 order by ts, depth limit 3"
+        "select s.name, s.depth, s.dur, p.pid from slice s join process_track t on s.track_id = t.id "
+        "join process p using (upid) where s.category = 'request' and s.dur > 0 order by s.ts, s.depth"
     )
     rows = perfetto.load(files["finished"], sql).rows
     assert rows == (
-        ("request", 0, 13_000_025),
-        ("time to first token", 1, 5_000_001),
-        ("decode", 1, 8_000_024),
+        ("request", 0, 13_000_025, 4242),
+        ("time to first token", 1, 5_000_001, 4242),
+        ("decode", 1, 8_000_024, 4242),
     )
 
 
@@ -374,6 +375,14 @@ def test_kill_9_loses_no_more_than_the_last_150_ms(tmp_path: Path) -> None:
         old = [seq for seq, at in said[:-1] if at < killed_at - 150 * MS]
         assert kept == list(range(len(kept)))
         assert kept[-1] >= old[-1]
+
+
+def test_kill_9_in_the_middle_of_a_write_leaves_whole_events(tmp_path: Path) -> None:
+    for number in range(6):
+        path = tmp_path / f"run{number}.json"
+        killed_recording(path, str(1 << 30), "2000", after=lambda: True, minimum=40 + 7 * number)
+        json.loads(path.read_bytes().rstrip() + b"]")
+        assert check(path).findings == []
 
 
 def test_a_killed_recording_leaves_nothing_but_its_segments(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from prismtop.tui.look import ASCII, UNICODE, Line, width_of
 from prismtop.tui.panels import alerts, batches, counters, prediction, ranks, replay, slo, tree
 from prismtop.tui.view import View
 from tests.factories import MS, make_batch, make_frame, make_group, make_target
+from tests.tui.harness import still
 
 NOW = 10**12
 
@@ -283,6 +284,17 @@ def test_an_episode_is_announced_once_and_not_again_when_it_changes() -> None:
 
 def test_episodes_that_were_open_before_are_not_announced() -> None:
     assert view_of(alerts=(episode(),)).toast is None
+
+
+async def test_the_bell_rings_once_per_episode_and_only_when_it_is_wanted() -> None:
+    for wanted, rings in ((True, 1), (False, 0)):
+        async with still(bell=wanted) as (app, _pilot):
+            rung: list[bool] = []
+            app.bell = lambda rung=rung: rung.append(True)  # type: ignore[method-assign, misc]
+            frame = app.session.tick()
+            for count in (41, 60):
+                app.show(replace(frame, alerts=(*frame.alerts, episode(77, batches=count))))
+            assert len(rung) == rings
 
 
 # objectives

@@ -115,8 +115,8 @@ class World:
     fault: Fault = NOTHING
     usual: Mapping[tuple[str, str], float] = field(default_factory=lambda: {**HOST_COUNTERS, **GPU_COUNTERS})
     usual_batch: Fault = NOTHING
-    quiet_s: float = 40.0
-    fault_s: float = 20.0
+    quiet_s: float = 25.0
+    fault_s: float = 15.0
     after_s: float = 5.0
     batches_per_step: int = 3
     predictions: bool = True

@@ -455,6 +455,16 @@ def test_the_text_of_a_diff_marks_what_changed(tmp_path: Path, capsys: pytest.Ca
     assert ["decode", "launch"] not in marked
 
 
+def test_an_indexed_recording_replays_without_anything_heavy(tmp_path: Path) -> None:
+    from tests.unit.test_import_hygiene import HEAVY, modules_after
+
+    path = str(recording(tmp_path / "t.json", steady(20)))
+    modules_after("replay", path, "--headless", "--json")
+    loaded = modules_after("replay", path, "--headless", "--json")
+    assert "prismtop.sources.replay" in loaded
+    assert not {name for name in HEAVY if name in loaded}
+
+
 def test_a_packed_kineto_trace_plays_as_any_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "replay", write(tmp_path / "k.json.gz", kineto(7), packed=True), "--json")
     assert code == 0

@@ -87,7 +87,7 @@ def test_readings_of_several_threads_become_the_highest_of_each_round() -> None:
     assert (effect.before, effect.after, effect.device) == (0.02, 0.5, "engine_core")
 
 
-def test_two_recordings_are_compared_by_the_command(
+def test_two_recordings_are_compared_by_diagnose_and_by_diff(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -95,9 +95,10 @@ def test_two_recordings_are_compared_by_the_command(
     for name, fault in (("before", NOTHING), ("after", FAULTS["cpu_contention"])):
         frames = list(World(fault, quiet_s=0, fault_s=20, after_s=0).frames())
         paths.append(str(recording(tmp_path / f"{name}.json", frames)))
-    code = cli.main(["diagnose", *paths, "--json"])
-    causes = json.loads(capsys.readouterr().out)["causes"]
-    assert (code, causes[0]["id"]) == (0, "cpu_contention")
+    for command, code in (("diagnose", 0), ("diff", 1)):
+        assert cli.main([command, *paths, "--json"]) == code
+        causes = json.loads(capsys.readouterr().out)["causes"]
+        assert causes[0]["id"] == "cpu_contention"
 
 
 def test_a_file_that_is_no_trace_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

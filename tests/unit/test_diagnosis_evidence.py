@@ -66,6 +66,16 @@ def test_one_reading_far_beyond_the_range_is_a_change() -> None:
     assert found.z > 8
 
 
+def test_a_series_that_wanders_is_held_against_its_own_wandering() -> None:
+    steps = [10.0] * 8 + [14.0] * 8 + [8.0] * 8 + [13.0] * 8 + [9.0] * 8 + [15.0] * 8
+    steady = [10.0, 11.0, 12.0] * 16
+    wandering = compare("x", points(*steps), points(18, 18, 18))
+    certain = compare("x", points(*steady), points(18, 18, 18))
+    assert wandering is not None
+    assert certain is not None
+    assert wandering.z < 3 < certain.z
+
+
 def test_a_series_that_was_constant_moves_with_certainty() -> None:
     found = compare("x", points(0, 0, 0, 0), points(5, 5))
     assert found is not None

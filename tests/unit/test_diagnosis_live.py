@@ -255,6 +255,14 @@ def test_memory_is_bounded_however_much_comes() -> None:
     assert len(diagnoser._batches) <= OBSERVED
 
 
+def test_answers_that_cost_too_much_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = iter(range(10_000))
+    monkeypatch.setattr("prismtop.diagnosis.live.time.thread_time", lambda: float(next(spent)))
+    world = World(FAULTS["cpu_contention"])
+    world.run()
+    assert len(world.alerts) <= 1
+
+
 def test_frames_without_alerts_cost_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(evidence: object) -> None:
         raise AssertionError("looked for causes without an alert")

@@ -7,16 +7,22 @@ from typing import Any
 
 from prismtop.export import jsonl
 from prismtop.model import (
+    Alert,
     Batch,
+    Cause,
     Clock,
     Counter,
     HookStatus,
     Lost,
     Mode,
+    ModelState,
     Origin,
+    Prediction,
     ProbeCost,
     RankTime,
     Request,
+    Severity,
+    Verdict,
     Workload,
 )
 from tests.factories import make_batch, make_frame, make_group, make_stages, make_target
@@ -152,3 +158,33 @@ def test_lost_records_are_counted() -> None:
         "torn": 2,
         "batches": 3,
     }
+
+
+def test_a_prediction_travels_with_its_batch() -> None:
+    batch = make_batch(prediction=Prediction(8_001_000, 7_600_000, 8_900_000))
+    line = json.loads(jsonl.batch_line(batch, CLOCK))
+    assert (line["predicted_us"], line["low_us"], line["high_us"]) == (8001.0, 7600.0, 8900.0)
+    assert line["verdict"] == "ok"
+
+
+def test_a_model_that_is_not_ready_says_so_with_the_batch() -> None:
+    batch = make_batch(prediction=Prediction(1, 1, 1, ModelState.STALE, Verdict.UNKNOWN, "period"))
+    line = json.loads(jsonl.batch_line(batch, CLOCK))
+    assert (line["model_state"], line["verdict"], line["basis"]) == ("stale", "unknown", "period")
+
+
+def test_a_batch_without_prediction_claims_none() -> None:
+    assert not {"predicted_us", "verdict"} & set(json.loads(jsonl.batch_line(make_batch(), CLOCK)))
+
+
+def test_an_alert_is_a_line_with_its_state_and_causes() -> None:
+    cause = Cause("gpu_clock_limited", 0.91, "the clock fell", ("1980 -> 1395 MHz",), (), "look at power")
+    alert = Alert(
+        *(3, "shift", Severity.WARNING, 10**12, 10**12 - 2000, 4242, 5, 45, 41, 120_000_000),
+        *("decode +38 % for 41 batches", 10**12 + 5000, 38.0, (cause,)),
+    )
+    line = json.loads(jsonl.alert_line(alert, CLOCK))
+    assert (line["type"], line["id"], line["kind"], line["state"]) == ("alert", 3, "shift", "closed")
+    assert (line["batches"], line["excess_ms"], line["excess_pct"]) == (41, 120.0, 38.0)
+    assert line["t_us"] == CLOCK.wall_us(10**12)
+    assert line["causes"][0]["id"] == "gpu_clock_limited"

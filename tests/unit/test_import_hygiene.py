@@ -52,8 +52,9 @@ def modules_after(*argv: str) -> set[str]:
         ["--help"],
         ["config", "show"],
         ["list", "--json"],
-        ["anomaly", "list"],
         ["watch", "-n", "0"],
+        ["diagnose", "x", "y"],
+        ["anomaly", "list"],
     ],
 )
 def test_a_headless_command_imports_nothing_heavy(argv: list[str]) -> None:

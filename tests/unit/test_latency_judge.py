@@ -7,6 +7,8 @@ from statistics import median
 
 import pytest
 
+from prismtop.latency.decode import DecodeModel
+from prismtop.latency.padding import SGLANG
 from prismtop.model import Batch, Mode, ModelState, Origin, Verdict, Workload
 from tests.unit.latency_load import MS, Load, Told, errors, make_judge, slow
 
@@ -78,9 +80,10 @@ def test_an_alert_closes_and_counts_its_batches_and_excess(load: Load, told: Tol
 
 
 def test_a_slow_drift_opens_an_alert(load: Load, told: Told) -> None:
-    told.take(load.decode(400))
+    told.take([load.batch(size=load.rng.randint(1, 16)) for _ in range(400)])
     for n in range(150):
-        told.take(load.decode(1, factor=1 + min(0.15, 0.01 + 0.14 * n / 100)))
+        factor = 1 + min(0.15, 0.01 + 0.14 * n / 100)
+        told.take([load.batch(factor, size=load.rng.randint(1, 16))])
     assert told.alerts
 
 
@@ -311,3 +314,25 @@ def test_a_slow_prefill_is_flagged_once_prefill_is_learnt(load: Load, told: Told
         told.take(load.decode(2))
         told.take(load.mixed(1))
     assert slow(told.take(load.mixed(8, factor=2.0))) >= 4  # prompts of rare sizes are not judged
+
+
+def stepped(size: int, context: int) -> float:
+    """An engine that pads as SGLang does: 12 is a captured size, 10 is not."""
+    return 10.0 + 1.5 * SGLANG.pad(size) + 1e-4 * context
+
+
+def test_how_an_engine_pads_is_learnt() -> None:
+    load, told = Load(cost=stepped), Told(make_judge())
+    told.take([load.batch(size=load.rng.randint(1, 24)) for _ in range(700)])
+    model = told.judge.engine(4242).regimes["decode"].model
+    assert isinstance(model, DecodeModel)
+    assert model.schedule.name == "sglang"
+    assert not told.alerts
+
+
+def test_an_engine_that_pads_as_expected_keeps_its_schedule() -> None:
+    load, told = Load(), Told(make_judge())
+    told.take([load.batch(size=load.rng.randint(1, 64)) for _ in range(700)])
+    model = told.judge.engine(4242).regimes["decode"].model
+    assert isinstance(model, DecodeModel)
+    assert model.schedule.name == "vllm"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from prismtop.latency.decode import DecodeModel
 from prismtop.latency.levels import CLIP, LIMIT, Level
 from prismtop.latency.padding import NONE, POWERS, SGLANG, VLLM, schedule_for
 from prismtop.latency.ridge import Ridge
-from prismtop.latency.trees import Forest, learn
+from prismtop.latency.trees import Background, Forest, learn
 from prismtop.latency.windows import SortedWindow, beyond, spread, tail
 from tests.unit.latency_load import decode_ms
 
@@ -222,3 +223,23 @@ def test_a_level_follows_within_tens_of_batches_and_its_anchor_does_not() -> Non
         level.learn(0.05, 1.0)
     assert level.fast == pytest.approx(0.05, abs=0.005)
     assert level.anchor < 0.01
+
+
+def test_a_refit_that_fails_is_said_and_breaks_nothing() -> None:
+    background = Background()
+
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+
+    assert background.run(fail)
+    background.wait(20)
+    assert background.failure == "sklearn is not installed"
+
+
+def test_one_refit_runs_at_a_time() -> None:
+    background, release = Background(), threading.Event()
+    assert background.run(lambda: release.wait(30) and None)
+    assert not background.run(lambda: None)
+    release.set()
+    background.wait(20)
+    assert background.run(lambda: None)

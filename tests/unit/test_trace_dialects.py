@@ -11,7 +11,8 @@ import pytest
 from prismtop.errors import UsageError
 from prismtop.model import Batch, Mode
 from prismtop.trace.anchors import AnchorSearch
-from prismtop.trace.dialects.chrome import pid_of, read_chrome
+from prismtop.trace.dialects.chrome import read_chrome
+from prismtop.trace.dialects.collect import pid_of
 from prismtop.trace.dialects.found import Foreign
 from prismtop.trace.dialects.latencyprism_csv import is_csv, read_csv
 from prismtop.trace.dialects.names import batch_named, stage_named
@@ -103,7 +104,7 @@ def python_calls(steps: int, *, begin_end: bool = False) -> list[dict[str, Any]]
             ("poll (select.py:3)", at + 9_100, 800),
         ]
     if not begin_end:
-        return [span(name, ts, dur, cat="FEE") for name, ts, dur in calls]
+        return [span(name, ts, dur, cat="fee") for name, ts, dur in calls]
     marks = [(ts, 1, -dur, name, "B") for name, ts, dur in calls]
     marks += [(ts + dur, 0, ts, name, "E") for name, ts, dur in calls]
     return [

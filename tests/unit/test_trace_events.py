@@ -280,7 +280,7 @@ def test_a_request_is_an_async_slice_with_its_phases() -> None:
 
 def test_two_requests_never_share_an_id() -> None:
     texts = encoded(full_frame())
-    begun = [e["id"] for e in map(json.loads, texts) if e["ph"] == "b" and e["name"] == "request"]
+    begun = [e["id2"]["local"] for e in map(json.loads, texts) if e["ph"] == "b" and e["name"] == "request"]
     assert len(set(begun)) == len(begun) == 3
 
 

@@ -287,6 +287,14 @@ def test_an_index_of_a_file_without_events_is_empty(tmp_path: Path) -> None:
     assert (index.batches, index.first_us) == (0, None)
 
 
+def test_a_recording_that_is_moved_away_while_it_plays_ends(tmp_path: Path, cache: Cache) -> None:
+    trace = blocky(tmp_path, cache)
+    moments = trace.moments()
+    next(moments)
+    (tmp_path / "t.json").unlink()
+    assert 0 < len(list(moments)) < 2000
+
+
 @needs_shared
 def test_two_real_ranks_merge() -> None:
     import tempfile

@@ -229,7 +229,7 @@ def test_an_event_without_end_is_refused_before_it_fills_the_memory(
 
     monkeypatch.setattr(unpack.Unpacked, "pieces", endless)
     with pytest.raises(UsageError):
-        read(write(tmp_path / "t", b"["))
+        read(write(tmp_path / "t", b"["), unpack.PIECE)
     assert taken < 4 * reader.MAX_EVENT
 
 

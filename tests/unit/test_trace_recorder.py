@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import stat
 import threading
 import time
@@ -278,9 +279,7 @@ def test_an_injected_fault_is_recorded_with_the_batches(tmp_path: Path) -> None:
     assert [noun for noun in nouns(tmp_path / "run.json") if isinstance(noun, GroundTruth)] == [fault]
 
 
-def test_every_write_is_whole_lines_and_every_flush_is_one_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_write_is_whole_events_within_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes: list[bytes] = []
     write = os.write
 
@@ -293,15 +292,38 @@ def test_every_write_is_whole_lines_and_every_flush_is_one_write(
     made.take(frame_at(0, 0))
     made.start(tmp_path / "run.json", past_s=0)
     for n in range(1, 6):
-        made.take(frame_at(n, *range(n * 8, n * 8 + 8)))
+        made.take(frame_at(n, *range(n * 20, n * 20 + 20)))
         wait_until(lambda: not made._writer._queue)  # type: ignore[union-attr]
     made.stop()
-    head, *flushes, end = writes
+    head, *middle, end = writes
     assert head.startswith(b'[\n{"ph":"M"')
     assert end.endswith(b"}\n]\n")
-    assert len(flushes) == 5
-    assert all(each.startswith(b',\n{"ph"') and each.endswith(b"}") for each in flushes)
-    assert b"".join(writes) == (tmp_path / "run.json").read_bytes()
+    at = len(head)
+    written = head
+    for piece in middle:
+        assert at // 4096 == (at + len(piece) - 1) // 4096
+        at += len(piece)
+        written += piece
+        json.loads(written + b"]")  # killed here, the file is whole
+    assert len(middle) > 15
+    assert written + end == (tmp_path / "run.json").read_bytes()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4000, 4094, 4095, 4096, 9000])
+def test_events_of_any_length_are_cut_at_pages_where_that_can_be(offset: int) -> None:
+    rng = random.Random(offset)
+    events = [
+        b'{"a":"' + b"x" * rng.choice((1, 150, 400, 3000, 4085, 4086, 4090, 9000)) + b'"}' for _ in range(99)
+    ]
+    data = b"".join(b",\n" + event for event in events)
+    at = offset
+    made = b""
+    for piece in segments._pages(data, offset):
+        assert at // 4096 == (at + len(piece) - 1) // 4096 or (at % 4096 == 0 and piece.count(b"{") == 1)
+        at += len(piece)
+        made += piece
+        json.loads(b"[0" + made + b"]")
+    assert json.loads(b"[0" + made + b"]")[1:] == [json.loads(event) for event in events]
 
 
 # -- rotation and limits

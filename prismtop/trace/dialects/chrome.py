@@ -9,226 +9,27 @@ an iteration, the calls of the anchor function (a second pass, see `prismtop.tra
 
 from __future__ import annotations
 
-import math
-import re
-from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prismtop.errors import UsageError
 from prismtop.model import STAGES, Batch, Counter, Mode, Origin, Stage
-from prismtop.trace.anchors import Anchor, AnchorSearch, outermost
+from prismtop.trace.anchors import Anchor, outermost
+from prismtop.trace.dialects.collect import (
+    MAX_ROWS,
+    MODES,
+    Collector,
+    Rows,
+    Track,
+    host_of,
+    pid_of,
+    track_of,
+)
 from prismtop.trace.dialects.found import Foreign
-from prismtop.trace.dialects.names import (
-    SPAN_CATS,
-    Named,
-    batch_named,
-    engine_of,
-    function_and_file,
-    mode_named,
-    stage_named,
-)
-from prismtop.trace.lenient import Event, arguments, ns_of, number_of, text_of
+from prismtop.trace.dialects.names import Named
+from prismtop.trace.lenient import ns_of
 from prismtop.trace.reader import TraceReader
-
-MAX_ROWS = 3_000_000
-"""Spans and readings kept of one file; beyond, the rest is left out and said."""
-MAX_NAMES = 200_000
-_HOST_PID = re.compile(r"^(?P<host>.*)\((?P<pid>\d{1,9})\)$")
-_FUNCTION_CATS = frozenset(
-    ("python_function", "python", "py-spy", "FEE", "CAT_APP", "user_annotation", "user probe", "")
-)
-_RUNTIME_CATS = frozenset(("cuda_runtime", "cuda_driver", "hip_runtime"))
-_MODES = tuple(Mode)
-_KEYS = (int, str, float)
-_NOTHING = ("", 0)
-"""What most events are: kernels, operators, flows."""
-
-
-@dataclass
-class _Rows:
-    """Spans of one track: start, end, number of a name."""
-
-    start: array[int] = field(default_factory=lambda: array("q"))
-    end: array[int] = field(default_factory=lambda: array("q"))
-    kind: array[int] = field(default_factory=lambda: array("i"))
-
-    def add(self, start: int, end: int, kind: int) -> None:
-        self.start.append(start)
-        self.end.append(end)
-        self.kind.append(kind)
-
-    def sorted(self) -> list[tuple[int, int, int]]:
-        return sorted(zip(self.start, self.end, self.kind, strict=True), key=lambda row: (row[0], -row[1]))
-
-
-_Track = tuple[object, object]
-
-
-def _track(event: Event) -> _Track:
-    """The event's thread; what can be no key of a table counts as absent."""
-    pid, tid = event.pid, event.tid
-    return pid if isinstance(pid, _KEYS) else None, tid if isinstance(tid, _KEYS) else None
-
-
-class _Collector:
-    """One pass over a trace."""
-
-    def __init__(self) -> None:
-        self.annotations: dict[_Track, _Rows] = {}
-        self.device_annotations: dict[_Track, _Rows] = {}
-        self.stages: dict[_Track, _Rows] = {}
-        self.modes: dict[_Track, _Rows] = {}
-        self.named: list[Named] = []
-        self.names: list[str] = []
-        self.stage_names: list[tuple[str, str]] = []  # (stage, function)
-        self.search: AnchorSearch | None = AnchorSearch()
-        self.engines: dict[str, int] = {}
-        self.readings: list[tuple[int, int, float]] = []
-        self.series: dict[tuple[str, str], int] = {}
-        self.start_ns, self.end_ns = 1 << 62, -(1 << 62)
-        self.events = 0
-        self.rows = 0
-        self.cats: set[str] = set()
-        self._kinds: dict[tuple[object, object], tuple[str, int]] = {}
-        self._low_us, self._high_us = math.inf, -math.inf
-        self._open: dict[_Track, list[tuple[int, object, object]]] = {}
-
-    def take(self, events: Iterable[Event]) -> None:
-        """Look at a block of events."""
-        kinds = self._kinds
-        low, high, count = self._low_us, self._high_us, self.events
-        for event in events:
-            phase = event.ph
-            if phase == "X":
-                try:
-                    what = kinds[event.name, event.cat]
-                except KeyError:
-                    what = self._classify(event.name, event.cat)
-                except TypeError:  # a name that is a list
-                    continue
-                at, length = event.ts, event.dur
-                if what is _NOTHING:
-                    if type(at) is float and type(length) is float:
-                        # Most events of a trace: only that it goes on for so long matters.
-                        if at < low:
-                            low = at
-                        if at + length > high:
-                            high = at + length
-                    count += 1
-                    continue
-                start, span = ns_of(at), ns_of(length)
-                if start is None or span is None or span < 0:
-                    continue
-                count += 1
-                self._span(_track(event), event.name, what, start, start + span)
-                continue
-            if phase == "B":
-                at = ns_of(event.ts)
-                stack = self._open.setdefault(_track(event), [])
-                if at is not None and len(stack) < 10_000:
-                    stack.append((at, event.name, event.cat))
-            elif phase == "E":
-                at = ns_of(event.ts)
-                stack = self._open.get(_track(event), [])
-                if at is not None and stack:
-                    begun, name, cat = stack.pop()
-                    if at >= begun:
-                        self._ended(_track(event), name, cat, begun, at)
-            elif phase == "C":
-                self._counter(event)
-            elif phase != "M":
-                continue
-            count += 1
-        self._low_us, self._high_us, self.events = low, high, count
-        for bound in (low, high):
-            at_ns = ns_of(bound)
-            if at_ns is not None:
-                self.start_ns, self.end_ns = min(self.start_ns, at_ns), max(self.end_ns, at_ns)
-
-    def _ended(self, track: _Track, name: object, cat: object, start: int, end: int) -> None:
-        """A begin and its end."""
-        try:
-            what = self._kinds.get((name, cat)) or self._classify(name, cat)
-        except TypeError:  # a name that is a list
-            return
-        self._span(track, name, what, start, end)
-
-    def _span(self, track: _Track, name: object, kind: tuple[str, int], start: int, end: int) -> None:
-        if start < self.start_ns:
-            self.start_ns = start
-        if end > self.end_ns:
-            self.end_ns = end
-        what, number = kind
-        if not what:
-            return
-        if what == "function":
-            if self.search is not None:
-                self.search.add(track, str(name), start, end)
-            return
-        if self.rows >= MAX_ROWS:
-            return
-        self.rows += 1
-        if what == "batch":
-            self.annotations.setdefault(track, _Rows()).add(start, end, number)
-            if len(self.annotations[track].start) >= 4:
-                self.search = None
-        elif what == "device":
-            self.device_annotations.setdefault(track, _Rows()).add(start, end, number)
-        elif what == "mode":
-            self.modes.setdefault(track, _Rows()).add(start, end, number)
-            if self.search is not None:
-                self.search.add(track, str(name), start, end)
-        else:
-            self.stages.setdefault(track, _Rows()).add(start, end, number)
-            if self.search is not None and what == "stage":
-                self.search.add(track, str(name), start, end)
-
-    def _classify(self, name: object, cat: object) -> tuple[str, int]:
-        if not isinstance(name, str) or not (cat is None or isinstance(cat, str)) or len(name) > 4096:
-            return _NOTHING
-        kind = cat or ""
-        self.cats.add(kind[:64])
-        made = _NOTHING
-        engine = engine_of(function_and_file(name)[1])
-        if engine:
-            self.engines[engine] = self.engines.get(engine, 0) + 1
-        if kind in SPAN_CATS or kind not in _RUNTIME_CATS:
-            annotation = batch_named(name)
-            if annotation is not None:
-                self.named.append(annotation)
-                self.names.append(name[:200])
-                made = ("device" if kind == "gpu_user_annotation" else "batch", len(self.named) - 1)
-        if not made[0] and kind != "gpu_user_annotation":
-            stage = stage_named(name, kind) if kind in _FUNCTION_CATS or kind in _RUNTIME_CATS else ""
-            mode = mode_named(name) if kind in _FUNCTION_CATS else None
-            if mode is not None:
-                made = ("mode", _MODES.index(mode))
-            elif stage:
-                self.stage_names.append((stage, function_and_file(name)[0]))
-                made = ("runtime" if kind in _RUNTIME_CATS else "stage", len(self.stage_names) - 1)
-            elif kind in _FUNCTION_CATS and kind not in SPAN_CATS:
-                made = ("function", 0)
-        if len(self._kinds) < MAX_NAMES:
-            self._kinds[name, cat] = made
-        return made
-
-    def _counter(self, event: Event) -> None:
-        at = ns_of(event.ts)
-        if at is None or not isinstance(event.name, str) or len(self.readings) >= MAX_ROWS:
-            return
-        values = arguments(event)
-        device = f"pid {pid_of(event.pid)}" if pid_of(event.pid) else text_of(event.pid, 64) or "host"
-        for key, value in values.items():
-            number = number_of(value)
-            if number is None or isinstance(value, str) or key in ("hostname", "host"):
-                continue
-            name = event.name[:200] if key in ("value", "") else f"{event.name[:200]}.{key[:80]}"
-            series = self.series.setdefault((name, device), len(self.series))
-            self.readings.append((at, series, number))
-            self.start_ns, self.end_ns = min(self.start_ns, at), max(self.end_ns, at)
 
 
 def read_chrome(path: Path) -> Foreign:
@@ -238,7 +39,7 @@ def read_chrome(path: Path) -> Foreign:
         UsageError: it is no trace, or holds no event.
     """
     reader = TraceReader(path)
-    first = _Collector()
+    first = Collector()
     for events in reader.events():
         first.take(events)
     if not first.events:
@@ -248,6 +49,8 @@ def read_chrome(path: Path) -> Foreign:
     notes = list(reader.notes)
     if first.rows >= MAX_ROWS:
         notes.append(f"only the first {MAX_ROWS} spans of the trace were used")
+    if "py-spy" in first.cats:
+        notes.append("py-spy samples: what it shows as one call may be several, so batches are not all there")
     track, spans, how = _batch_spans(path, first, notes)
     base = reader.header.get("baseTimeNanoseconds")
     shift = base if isinstance(base, int) and 0 <= base < 1 << 62 else 0
@@ -274,27 +77,10 @@ def read_chrome(path: Path) -> Foreign:
     )
 
 
-def pid_of(value: object) -> int:
-    """The pid in an event's `pid`, which may be text such as `4242` or `host(4242)`; 0 without one."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if 0 < value < 1 << 31 else 0
-    if isinstance(value, str):
-        found = _HOST_PID.match(value)
-        digits = found["pid"] if found else value
-        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
-    return 0
-
-
-def host_of(value: object) -> str:
-    """The host in `host(4242)`; empty without one."""
-    found = _HOST_PID.match(value) if isinstance(value, str) else None
-    return found["host"] if found else ""
-
-
 _Spans = list[tuple[int, int, int]]
 
 
-def _batch_spans(path: Path, first: _Collector, notes: list[str]) -> tuple[_Track, _Spans, str]:
+def _batch_spans(path: Path, first: Collector, notes: list[str]) -> tuple[Track, _Spans, str]:
     """(track, (start, end, index into `named` or -1), how they were found)."""
     for source, where in ((first.annotations, "annotations"), (first.device_annotations, "GPU annotations")):
         for kind in ("workload", "step"):
@@ -327,7 +113,7 @@ def _calls_of(path: Path, anchor: Anchor) -> list[tuple[int, int]]:
     open_calls: list[tuple[object, int]] = []
     for events in TraceReader(path).events():
         for event in events:
-            if event.ph not in ("X", "B", "E") or _track(event) != anchor.track:
+            if event.ph not in ("X", "B", "E") or track_of(event) != anchor.track:
                 continue
             start = ns_of(event.ts)
             if start is None or len(calls) >= MAX_ROWS:
@@ -346,11 +132,11 @@ def _calls_of(path: Path, anchor: Anchor) -> list[tuple[int, int]]:
 
 
 def _assembler(
-    found: _Collector, track: _Track, spans: _Spans, pid: int, rank: int | None, shift: int
+    found: Collector, track: Track, spans: _Spans, pid: int, rank: int | None, shift: int
 ) -> Callable[[], Iterator[Batch]]:
     engine = _engine(found)
-    stages = found.stages.get(track, _Rows()).sorted() if spans else []
-    modes = found.modes.get(track, _Rows()).sorted() if spans else []
+    stages = found.stages.get(track, Rows()).sorted() if spans else []
+    modes = found.modes.get(track, Rows()).sorted() if spans else []
     found.stages.clear()
     tid = track[1] if isinstance(track[1], int) and 0 <= track[1] < 1 << 32 else 0
     starts = [row[0] for row in stages]
@@ -370,7 +156,7 @@ def _assembler(
             if mode is Mode.UNKNOWN and modes:
                 at = bisect_right(mode_starts, start - 1)
                 if at < len(modes) and modes[at][0] < end:
-                    mode = _MODES[modes[at][2]]
+                    mode = MODES[modes[at][2]]
             yield Batch(
                 pid=pid,
                 engine=engine,
@@ -408,7 +194,7 @@ def _exclusive(
     ]
 
 
-def _counters(found: _Collector, shift: int) -> Iterator[Counter]:
+def _counters(found: Collector, shift: int) -> Iterator[Counter]:
     found.readings.sort()
     names = list(found.series)
     for at, series, value in found.readings:
@@ -416,9 +202,9 @@ def _counters(found: _Collector, shift: int) -> Iterator[Counter]:
         yield Counter(name, device, "", at + shift, value, source="trace")
 
 
-def _dialect(reader: TraceReader, found: _Collector, track: _Track) -> str:
+def _dialect(reader: TraceReader, found: Collector, track: Track) -> str:
     header = reader.header
-    if "viztracer_metadata" in header or "FEE" in found.cats:
+    if "viztracer_metadata" in header or found.cats & {"FEE", "fee"}:
         return "viztracer"
     if "schemaVersion" in header or "deviceProperties" in header or "baseTimeNanoseconds" in header:
         return "kineto"
@@ -429,14 +215,14 @@ def _dialect(reader: TraceReader, found: _Collector, track: _Track) -> str:
     return "chrome"
 
 
-def _engine(found: _Collector) -> str:
+def _engine(found: Collector) -> str:
     named = next((one.engine for one in found.named if one.engine), "")
     if named:
         return named
     return max(found.engines, key=lambda name: found.engines[name], default="unknown")
 
 
-def _pid(track: _Track, found: _Collector) -> int:
+def _pid(track: Track, found: Collector) -> int:
     return pid_of(track[0]) or next(
         (pid_of(other[0]) for other in (*found.annotations, *found.stages) if pid_of(other[0])), 0
     )

@@ -33,7 +33,7 @@ def role_of(alert: Alert) -> str:
 
 def none(frame: Frame) -> str:
     """Why there is no alert."""
-    if frame.model is None and frame.slo is None:
+    if frame.model is None and frame.slo is None and not any(b.prediction for b in frame.batches[-32:]):
         return "none can open: batches are not judged (prediction is switched off)"
     return "none in this session"
 

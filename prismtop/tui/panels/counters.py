@@ -169,7 +169,7 @@ def _cell(counter: Counter, frame: Frame, names: Mapping[int, str], width: int, 
     return [
         (fit(cut(label_of(counter, names), name_width), name_width), "muted"),
         (f" {cut(shown, value_width):>{value_width}} ", "warn" if stale else "base"),
-        (text, "stage.launch"),
+        (text, "stage.prepare"),
     ]
 
 
@@ -254,7 +254,7 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
                 (f" {fit(cut(label_of(counter, names), 28), 28)} ", "base"),
                 (f"{cut(amount(counter), 11):>11}  ", "warn" if _stale(counter, frame.time_ns) else "strong"),
                 (f"{fit(cut(safe_text(counter.source, 8), 8), 8)} ", "muted"),
-                (text, "stage.launch"),
+                (text, "stage.prepare"),
             )
         )
     reasons: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ from prismtop.tui.numbers import NA, milliseconds, percent, rate, seconds
 from prismtop.tui.panels.hooks import wrapped
 from prismtop.tui.view import View
 
-NONE_SET = "no objective is set"
+NONE_SET = "no objective is set (slo_ttft_ms, slo_tpot_ms, slo_e2e_ms)"
 
 
 def _target(name: str, target_ms: float | None, share: float | None) -> Span:
