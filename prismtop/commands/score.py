@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prismtop.commands.context import Context
-from prismtop.errors import EXIT_OK, UnavailableError
+from prismtop.errors import EXIT_OK, UsageError
 from prismtop.export import jsonl
 from prismtop.model import Alert, Batch, Clock, Group
 from prismtop.safe_text import safe_text
@@ -41,7 +41,7 @@ def run(context: Context, file: str) -> int:
     """Judge every batch of `file` in file order, and score what was found.
 
     Raises:
-        UnavailableError: the file cannot be read or holds no batch.
+        UsageError: the file cannot be read or holds no batch.
     """
     path = Path(file)
     with context.report.status(f"reading {safe_text(file)}"):
@@ -49,7 +49,7 @@ def run(context: Context, file: str) -> int:
         for note in labelled.notes:
             context.report.say(note)
         if not labelled.batches:
-            raise UnavailableError(f"{safe_text(file)} holds no batch.", fix="Give a trace with batches.")
+            raise UsageError(f"{safe_text(file)} holds no batch.", fix="Give a trace with batches.")
         from prismtop.latency.judge import LatencyJudge
         from prismtop.latency.score import score
 
@@ -68,7 +68,7 @@ def read(path: Path) -> Labelled:
     """The batches and truths of a LatencyPrism table or of JSON lines.
 
     Raises:
-        UnavailableError: see `run`.
+        UsageError: see `run`.
     """
     from prismtop.latency.paper_csv import is_table, read_table
 
@@ -77,7 +77,7 @@ def read(path: Path) -> Labelled:
     except UnicodeDecodeError:
         table = False
     except OSError as error:
-        raise UnavailableError(
+        raise UsageError(
             f"{safe_text(str(path))} cannot be read: {error.strerror}.", fix="Check the path."
         ) from None
     if table or path.suffix == ".csv":
