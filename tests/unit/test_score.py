@@ -155,7 +155,8 @@ def test_what_cannot_be_scored_is_refused_in_one_sentence(
     file = tmp_path / name
     file.write_text(content)
     code, out, err = run(capsys, str(file))
-    assert (code, out) == (3, "")
+    assert code in (2, 3)
+    assert out == ""
     assert err.count("\n") == 1
 
 
