@@ -29,7 +29,7 @@ BUCKET_ROWS = 20
 MEET_ROWS = 8
 """Batches after which the level of a bucket that was met anew is known again."""
 MEET_SLACK = 0.04
-MEET_GATE = 0.12
+MEET_GATE = 0.08
 """How far such a bucket may lie off and be taken for what it is, not for an anomaly."""
 YOUNG_ROWS, YOUNG_BUCKET_ROWS = 150, 30
 QUARANTINE = 120

@@ -16,8 +16,9 @@ Protocols:
 - bursts: the chronological stream of decode batches with one burst in each quiet job of 120 batches and more,
   from its 30th batch on; over four passes with bursts in every fourth job, and in one dense pass with a burst
   in every job (a model that learns online then sees anomalies a third of the time; the published protocol
-  predicts with models of clean data). Found: a rule fires in the burst (or one batch after it), and none in
-  the three batches before it. Quiet: all but in512_out512_* and in512_out256_conc32, which were really disturbed.
+  predicts with models of clean data). Found: a rule fires in the burst (or one batch after it), and none
+  in the three batches before it. Quiet: all but in512_out512_* and in512_out256_conc32, which were really
+  disturbed.
 """
 
 from __future__ import annotations
