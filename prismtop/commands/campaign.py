@@ -216,8 +216,8 @@ def _row(number: int, episode: Episode) -> tuple[str, ...]:
     label = episode.label
     effect = label.effect
     percent = "n/a" if effect is None or effect.percent is None else f"{effect.percent:+.0f} %"
-    if label.kind == "fault" and not episode.counts:
-        percent += " (none)" if effect is not None and effect.has_one is False else " (?)"
+    if label.kind == "fault" and effect is not None and effect.has_one is not True:
+        percent += " (none)" if effect.has_one is False else " (?)"
     found = "alert" if episode.found else "-"
     if label.kind == "control":
         found = "FALSE" if episode.found else "silent"
