@@ -18,7 +18,7 @@ import numpy as np
 from prismtop.latency.decode import KV_SCALE, SIZE_SCALE, TYPICAL
 from prismtop.latency.features import Features
 from prismtop.latency.ridge import Ridge, Vector
-from prismtop.latency.trees import Background, Forest, learn
+from prismtop.latency.trees import Background, Forest, learn, learn_apart
 
 KNEES = (128.0, 256.0, 512.0, 1024.0, 2048.0)
 SDS = (30.0, 12.0, 100.0, *(60.0,) * len(KNEES), 60.0, 10.0, 20.0, 20.0)
@@ -182,9 +182,10 @@ class MixedModel:
     def _job(self) -> Callable[[], None]:
         rows, unit = list(self._rows), self.unit_ns
         coefficients = self.ridge.coefficients.copy()
+        learner = learn if self._background.inline else learn_apart
 
         def fit() -> None:
-            made = fitted(rows, coefficients, unit)
+            made = fitted(rows, coefficients, unit, learner)
             self.refits += 1
             if made is not None:
                 self.published = made
@@ -206,7 +207,9 @@ def tree_features(features: Features) -> tuple[float, ...]:
     )
 
 
-def fitted(rows: list[Row], coefficients: Vector, unit_ns: float) -> Published | None:
+def fitted(
+    rows: list[Row], coefficients: Vector, unit_ns: float, learner: Callable[[Vector, Vector], Forest]
+) -> Published | None:
     """Trees over the regression's residuals; None when they are no better on the rows held out."""
     phi = np.array([row.phi for row in rows])
     inputs = np.array([row.features for row in rows])
@@ -214,7 +217,7 @@ def fitted(rows: list[Row], coefficients: Vector, unit_ns: float) -> Published |
     expected = np.maximum(phi @ coefficients * unit_ns, targets.min() / 5)
     left = np.clip(np.log(targets / expected), -CLIP, CLIP)
     held = np.arange(len(rows)) % HELD_OUT == HELD_OUT - 1
-    forest = learn(inputs[~held], left[~held])
+    forest = learner(inputs[~held], left[~held])
     residuals = left[held] - np.array([forest.value(row) for row in inputs[held].tolist()])
     error = float(np.median(np.abs(residuals)))
     if error >= float(np.median(np.abs(left[held]))):

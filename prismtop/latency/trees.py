@@ -1,12 +1,18 @@
 """Regression trees that are learnt with scikit-learn and walked without it.
 
 scikit-learn's histogram trees take 1.8 ms for one row (shared/latency-model.md A7); the same trees as nested
-tuples take about 10 us. Importing scikit-learn costs about a second of CPU, so it is imported when the first
-trees are learnt, by the thread that learns them.
+tuples take about 10 us. Importing scikit-learn costs about a second of CPU and 100 MB, and a fit in a thread
+holds up the others for up to 0.2 s, so a monitor learns trees in a process of its own that ends afterwards:
+`python -m prismtop.latency.trees`, rows and targets as an .npy file on stdin, the trees as JSON on stdout.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -19,6 +25,8 @@ Node: TypeAlias = "float | tuple[int, float, Node, Node]"
 TREES = 50
 LEAVES = 8
 LEARNING_RATE = 0.12
+APART_TIMEOUT_S = 120.0
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Forest:
@@ -63,6 +71,50 @@ def learn(rows: Vector, targets: Vector) -> Forest:
     return _flattened(model)
 
 
+def learn_apart(rows: Vector, targets: Vector) -> Forest:
+    """As `learn`, in a process of its own that gives way to all others.
+
+    Raises:
+        RuntimeError: it ended without an answer; the sentence holds its last line.
+        OSError, subprocess.TimeoutExpired: it could not be started, or took too long and was killed.
+    """
+    import numpy as np
+
+    table = io.BytesIO()
+    np.save(table, np.column_stack([rows, targets]), allow_pickle=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "prismtop.latency.trees"],
+        input=table.getvalue(),
+        capture_output=True,
+        env={**os.environ, **_ONE_THREAD},
+        timeout=APART_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise RuntimeError(said[-1] if said else f"exit status {done.returncode}")
+    base, trees = json.loads(done.stdout)
+    return Forest(base, [_node(tree) for tree in trees])
+
+
+def _node(made: Any) -> Node:
+    """A tree from JSON, where a tuple is a list."""
+    if isinstance(made, list):
+        feature, threshold, low, high = made
+        return feature, threshold, _node(low), _node(high)
+    return float(made)
+
+
+def main() -> None:
+    """The process of `learn_apart`."""
+    import numpy as np
+
+    os.nice(19)
+    table = np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False)
+    forest = learn(table[:, :-1], table[:, -1])
+    json.dump([forest.base, forest.trees], sys.stdout)
+
+
 def _flattened(model: Any) -> Forest:
     """scikit-learn has no public form of these trees; `_predictors` has been the same since 0.21, and a test
     compares the walk with `predict`.
@@ -88,11 +140,12 @@ class Background:
 
     Attributes:
         failure: why the last job that failed did; empty before.
+        inline: see above.
     """
 
     def __init__(self, *, inline: bool = False) -> None:
         self.failure = ""
-        self._inline = inline
+        self.inline = inline
         self._thread: threading.Thread | None = None
 
     @property
@@ -104,7 +157,7 @@ class Background:
         """Start `job`; False when one still runs. A job that raises changes nothing but `failure`."""
         if self.busy:
             return False
-        if self._inline:
+        if self.inline:
             self._guarded(job)
             return True
         self._thread = threading.Thread(target=self._guarded, args=(job,), name="prismtop-refit", daemon=True)
@@ -123,3 +176,7 @@ class Background:
             self.failure = f"{error.name or 'a package'} is not installed"
         except Exception as error:  # a thread's exception reaches nobody: it is said as a warning
             self.failure = f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from prismtop.latency.decode import DecodeModel
 from prismtop.latency.levels import CLIP, LIMIT, Level
 from prismtop.latency.padding import NONE, POWERS, SGLANG, VLLM, schedule_for
 from prismtop.latency.ridge import Ridge
-from prismtop.latency.trees import Background, Forest, learn
+from prismtop.latency.trees import Background, Forest, learn, learn_apart
 from prismtop.latency.windows import SortedWindow, beyond, spread, tail
 from tests.unit.latency_load import decode_ms
 
@@ -157,6 +157,19 @@ def test_walked_trees_say_what_scikit_learn_says(seed: int, n: int) -> None:
         trees._flattened = flattened
     walked = [forest.value(row) for row in rows.tolist()]
     assert walked == pytest.approx(kept[0].predict(rows), abs=1e-9)
+
+
+def test_trees_learnt_in_a_process_of_their_own_are_the_same() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.uniform(0, 10, (120, 3))
+    targets = np.where(rows[:, 0] > 5, 1.0, -1.0)
+    here, apart = learn(rows, targets), learn_apart(rows, targets)
+    assert (apart.base, apart.trees) == (here.base, here.trees)
+
+
+def test_a_process_that_learns_nothing_is_said_in_its_own_words() -> None:
+    with pytest.raises(RuntimeError, match="NaN|nan|finite|infinity"):
+        learn_apart(np.zeros((50, 2)), np.full(50, np.inf))
 
 
 @given(st.integers(1, 5000))

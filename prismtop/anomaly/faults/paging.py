@@ -1,7 +1,7 @@
 """cpu_swap: the target's anonymous memory pushed out to swap, again and again.
 
-By process_madvise(2) with MADV_PAGEOUT, which touches this process only; else by cgroup v2's memory.reclaim
-on its group. Pages come back when they are used: nothing needs to be undone. Swap is never switched on here.
+By process_madvise(2) with MADV_PAGEOUT, which touches this process only. Pages come back when they are used:
+nothing needs to be undone. Swap is never switched on here.
 """
 
 from __future__ import annotations
