@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prismtop.commands.context import Context
-from prismtop.errors import EXIT_OK, UnavailableError
+from prismtop.errors import EXIT_OK, UsageError
 from prismtop.export import jsonl
 from prismtop.model import Alert, Batch, Clock, Group
 from prismtop.safe_text import safe_text
 
 if TYPE_CHECKING:
+    from prismtop.anomaly.cause_score import CauseScore
     from prismtop.latency.score import Score, Truth
 
 
@@ -25,6 +26,7 @@ class Labelled:
         truths: None when the file has no ground truth.
         clock: for the times of alerts.
         notes: sentences about what was left out.
+        causes: whether the causes that were recorded are right; None where none were.
     """
 
     engine: str
@@ -32,13 +34,14 @@ class Labelled:
     truths: Sequence[Truth] | None
     clock: Clock
     notes: tuple[str, ...] = ()
+    causes: CauseScore | None = None
 
 
 def run(context: Context, file: str) -> int:
     """Judge every batch of `file` in file order, and score what was found.
 
     Raises:
-        UnavailableError: the file cannot be read or holds no batch.
+        UsageError: the file cannot be read or holds no batch.
     """
     path = Path(file)
     with context.report.status(f"reading {safe_text(file)}"):
@@ -46,7 +49,7 @@ def run(context: Context, file: str) -> int:
         for note in labelled.notes:
             context.report.say(note)
         if not labelled.batches:
-            raise UnavailableError(f"{safe_text(file)} holds no batch.", fix="Give a trace with batches.")
+            raise UsageError(f"{safe_text(file)} holds no batch.", fix="Give a trace with batches.")
         from prismtop.latency.judge import LatencyJudge
         from prismtop.latency.score import score
 
@@ -54,9 +57,9 @@ def run(context: Context, file: str) -> int:
         judge = LatencyJudge(context.settings, group, inline=True)
         made = score(labelled.batches, labelled.truths, judge)
     if context.json:
-        context.write(jsonl.document("score", score_object(made, labelled.clock)))
+        context.write(jsonl.document("score", score_object(made, labelled.clock, labelled.causes)))
     else:
-        for line in score_lines(made):
+        for line in score_lines(made, labelled.causes):
             context.write(line)
     return EXIT_OK
 
@@ -65,7 +68,7 @@ def read(path: Path) -> Labelled:
     """The batches and truths of a LatencyPrism table or of JSON lines.
 
     Raises:
-        UnavailableError: see `run`.
+        UsageError: see `run`.
     """
     from prismtop.latency.paper_csv import is_table, read_table
 
@@ -74,7 +77,7 @@ def read(path: Path) -> Labelled:
     except UnicodeDecodeError:
         table = False
     except OSError as error:
-        raise UnavailableError(
+        raise UsageError(
             f"{safe_text(str(path))} cannot be read: {error.strerror}.", fix="Check the path."
         ) from None
     if table or path.suffix == ".csv":
@@ -97,7 +100,10 @@ def _read_trace(path: Path) -> Labelled:
     trace = load([path])
     truths = [Truth(truth.start_ns, truth.end_ns, truth.id, truth.effect) for truth in trace.ground_truth()]
     notes = tuple(safe_text(note, 300) for note in trace.notes)
-    return Labelled(trace.group.engine, tuple(trace.batches()), truths or None, trace.session.clock, notes)
+    from prismtop.anomaly.cause_score import cause_score
+
+    clock, causes = trace.session.clock, cause_score(truths, trace.alerts())
+    return Labelled(trace.group.engine, tuple(trace.batches()), truths or None, clock, notes, causes)
 
 
 def _runs(batches: Sequence[Batch], anomalous: Sequence[bool]) -> list[Truth]:
@@ -118,7 +124,7 @@ def _runs(batches: Sequence[Batch], anomalous: Sequence[bool]) -> list[Truth]:
     return truths
 
 
-def score_object(made: Score, clock: Clock) -> dict[str, object]:
+def score_object(made: Score, clock: Clock, causes: CauseScore | None = None) -> dict[str, object]:
     """The JSON of `prismtop score`. What has no ground truth is absent."""
     line: dict[str, object] = {"batches": made.batches, "predicted": made.predicted, "flagged": made.flagged}
     for name in ("precision", "recall", "f1", "fpr"):
@@ -140,6 +146,8 @@ def score_object(made: Score, clock: Clock) -> dict[str, object]:
         if made.fit.decode_mape is not None:
             model["decode_mape"] = round(made.fit.decode_mape, 4)
         line["model"] = model
+    if causes is not None:
+        line.update(cause_top1=causes.top1, cause_top3=causes.top3, causes_of=causes.explained)
     return line
 
 
@@ -149,7 +157,7 @@ def _alert(alert: Alert, clock: Clock) -> dict[str, object]:
     return made
 
 
-def score_lines(made: Score) -> list[str]:
+def score_lines(made: Score, causes: CauseScore | None = None) -> list[str]:
     """The same for a person."""
     lines = [f"{made.batches} batches, {made.predicted} predicted, {made.flagged} flagged as slow"]
     if made.precision is not None or made.recall is not None:
@@ -171,6 +179,11 @@ def score_lines(made: Score) -> list[str]:
         lines.append(
             f"model: MAPE {made.fit.mape:.2f} %, within 10 % {100 * made.fit.within_10pct:.1f} %, "
             f"decode MAPE {'n/a' if decode is None else f'{decode:.2f} %'}"
+        )
+    if causes is not None:
+        lines.append(
+            f"cause, as recorded: top-1 {_share(causes.top1)}, top-3 {_share(causes.top3)} "
+            f"of {causes.explained} faults"
         )
     for alert in made.alerts:
         lines.append(f"alert {alert.id}: {alert.kind}: {safe_text(alert.text)}")

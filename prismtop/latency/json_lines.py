@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from prismtop.errors import UnavailableError
+from prismtop.errors import UsageError
 from prismtop.latency.score import Truth
 from prismtop.model import Batch, Mode, Origin, Stage, Workload
 from prismtop.safe_text import safe_text
@@ -46,7 +46,7 @@ def read_lines(path: Path) -> Lines:
     """Read a file; broken lines are left out and counted.
 
     Raises:
-        UnavailableError: the file cannot be read, or no line is one of ours.
+        UsageError: the file cannot be read, or no line is one of ours.
     """
     batches: list[Batch] = []
     truths: list[Truth] = []
@@ -70,11 +70,11 @@ def read_lines(path: Path) -> Lines:
                 except (ValueError, KeyError, TypeError, AttributeError, InvalidOperation, OverflowError):
                     bad += 1
     except (OSError, UnicodeDecodeError) as error:
-        raise UnavailableError(
+        raise UsageError(
             f"{safe_text(str(path))} cannot be read: {safe_text(str(error), 120)}.", fix="Check the file."
         ) from None
     if not ours:
-        raise UnavailableError(
+        raise UsageError(
             f"{safe_text(str(path))} is no trace that prismtop can score.",
             fix="Give JSON lines of `prismtop watch --json`, a trace, or a LatencyPrism CSV.",
         )

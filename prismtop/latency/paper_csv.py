@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from prismtop.errors import UnavailableError
+from prismtop.errors import UsageError
 from prismtop.model import Batch, Mode, Origin, Workload
 from prismtop.safe_text import safe_text
 
@@ -72,24 +72,24 @@ def read_table(path: Path) -> Table:
     """Read a table.
 
     Raises:
-        UnavailableError: the file cannot be read, is not such a table, or has no usable row.
+        UsageError: the file cannot be read, is not such a table, or has no usable row.
     """
     try:
         header = _header(path)
         engine = _engine_of(header)
         if engine is None:
-            raise UnavailableError(
+            raise UsageError(
                 f"{safe_text(str(path))} is not a batch table of LatencyPrism: columns "
                 f"{', '.join(sorted(_VLLM_COLUMNS - set(header)))} are missing.",
                 fix="Give a trace, or a table like its normal_vllm.csv.",
             )
         rows, bad = _rows(path, "compute_" if engine == "sglang" else "")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UnavailableError(
+        raise UsageError(
             f"{safe_text(str(path))} cannot be read: {safe_text(str(error))}.", fix="Check the file."
         ) from None
     if not rows:
-        raise UnavailableError(f"{safe_text(str(path))} has no usable row.", fix="Check the file.")
+        raise UsageError(f"{safe_text(str(path))} has no usable row.", fix="Check the file.")
     batches: list[Batch] = []
     for _, group in groupby(rows, key=lambda row: row.job):
         batches.extend(_batches(list(group), engine, len(batches)))

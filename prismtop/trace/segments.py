@@ -147,28 +147,28 @@ class Segment:
         self.size = 0
         self._fd = create(path)
         try:
-            self._write([b"[\n" + ",\n".join(head).encode()])
+            self._write(b"[\n" + ",\n".join(head).encode())
         except OSError:
             os.close(self._fd)
             path.unlink(missing_ok=True)
             raise
 
     def append(self, text: bytes) -> None:
-        """Add events, separated by a comma and a line feed.
+        """Add events, separated by a comma and a line feed, with one write(2).
 
-        Kill -9 can end a write(2) where one page ends and the next begins, and chrome://tracing rejects a
-        file that ends inside an event. So every write stays within a page and holds whole events; what is
-        left of the page is spaces. Only an event longer than a page is not safe from that.
+        Kill -9 can end that where one page ends and the next begins, and chrome://tracing rejects a file that
+        ends inside an event. So no event crosses a page: what is left of one is spaces. Only an event longer
+        than a page is not safe.
 
         Raises:
             OSError: the file is as it was before.
         """
-        self._write(tuple(_pages(b",\n" + text, self.size)))
+        self._write(b"".join(_pages(b",\n" + text, self.size)))
 
     def close(self, last: str = "") -> None:
         """Close the array, after one last event, and bring the file to the disk."""
         try:
-            self._write([(f",\n{last}\n]\n" if last else "\n]\n").encode()])
+            self._write((f",\n{last}\n]\n" if last else "\n]\n").encode())
             os.fsync(self._fd)
         finally:
             self.abandon()
@@ -179,16 +179,15 @@ class Segment:
             os.close(self._fd)
             self._fd = -1
 
-    def _write(self, pieces: Sequence[bytes]) -> None:
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
         try:
-            for piece in pieces:
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[os.write(self._fd, rest) :]
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
         except OSError:
             os.ftruncate(self._fd, self.size)  # never half an event
             raise
-        self.size += sum(map(len, pieces))
+        self.size += len(data)
 
 
 def _pages(data: bytes, offset: int) -> Iterator[bytes]:

@@ -1,10 +1,10 @@
 """Reading traces: events a second of CPU, memory, opening, seeking.
 
-    python tests/bench/bench_replay.py [--gigabytes 1] [--keep]
+    python tests/bench/bench_replay.py [--gigabytes 1] [--runs 3]
 
-Makes a recording of ours and a torch.profiler trace of that size in the temporary folder, and deletes them. Every
-figure comes from a process of its own: CPU time is `time.process_time` of the work alone (imports excluded, for
-`open` included), memory is `ru_maxrss`. Prints medians; asserts nothing.
+Makes a recording of ours and a torch.profiler trace of that size in the temporary folder, and deletes them.
+Every figure comes from a process of its own: CPU time is `time.process_time` of the work alone (imports
+excluded, for `open` included), memory is `ru_maxrss`. Prints medians; asserts nothing.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def main() -> None:
                 cpu = statistics.median(one[1] for one in made)
                 rss = max(one[2] for one in made)
                 print(
-                    f"  read, {decoder:8s} {count / cpu:9,.0f} events/s of CPU ({real / count:.0f} bytes each), "
-                    f"{rss:.0f} MB"
+                    f"  read, {decoder:8s} {count / cpu:9,.0f} events/s of CPU "
+                    f"({real / count:.0f} bytes each), {rss:.0f} MB"
                 )
             wall, cpu, rss = run(OPEN, path)
             print(f"  open first time  {wall:.2f} s wall, {cpu:.2f} s CPU, {rss:.0f} MB")
@@ -193,7 +193,8 @@ def steps() -> Iterator[str]:
                 f'"Record function id": 0, "Ev Idx": {step * 40 + n}\n    }}\n  }}'
             )
             made.append(
-                f'  {{\n    "ph": "X", "cat": "kernel", "name": "gemm_{n}<float, 128, 64>", "pid": 0, "tid": 7,\n'
+                f'  {{\n    "ph": "X", "cat": "kernel", "name": "gemm_{n}<float, 128, 64>", "pid": 0,\n'
+                f'    "tid": 7,\n'
                 f'    "ts": {at + 60:.3f}, "dur": 100.250,\n    "args": {{\n      "device": 0, "stream": 7, '
                 f'"correlation": {step * 40 + n}, "grid": [32, 8, 1], "block": [128, 1, 1]\n    }}\n  }}'
             )

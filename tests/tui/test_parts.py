@@ -94,6 +94,12 @@ def test_the_chart_keeps_its_scale_while_it_fits() -> None:
     assert range_for([8.0, 30.0], first)[1] > 30
 
 
+def test_one_bad_second_does_not_flatten_the_others() -> None:
+    low, high = range_for([*[8.0, 9.0] * 20, 940.0], (0.0, 0.0))
+    assert low < 8.0
+    assert high < 30.0
+
+
 # menus
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from prismtop.anomaly import trace_file
+from prismtop.anomaly.cause_score import CauseScore, cause_score
 from prismtop.anomaly.effect import Effect, measure
 from prismtop.anomaly.episodes import CampaignScore, match, score
 from prismtop.anomaly.labels import Label, event, line
+from prismtop.cli import main
 from prismtop.model import Alert, Batch, Cause, Severity, Workload
-from prismtop.trace.load import load
+from prismtop.trace.load import Truth, load
 from tests.factories import make_batch, make_frame
 
 S = 10**9
@@ -215,3 +217,34 @@ def test_a_campaign_is_a_trace_with_its_truth(tmp_path: Path) -> None:
     assert (truth.id, truth.effect, truth.end_ns - truth.start_ns) == (label.scenario, True, 40 * MS)
     assert [one.causes[0].id for one in trace.alerts()] == ["cgroup_throttling"]
     assert len(list(trace.batches())) == 30
+
+
+def truth(start_s: float, end_s: float, effect: bool | None = True) -> Truth:
+    return Truth(round(start_s * S), round(end_s * S), "cgroup_cpu_throttling", effect)
+
+
+def test_recorded_causes_are_held_against_the_faults() -> None:
+    alerts = [
+        make_alert(1, 101, 102, "cgroup_throttling"),
+        make_alert(2, 201, 202, "cpu_contention", "gc_or_gil", "cgroup_throttling"),
+        make_alert(3, 301, 302, "cpu_contention"),
+    ]
+    made = cause_score([truth(100, 105), truth(200, 205), truth(300, 305), truth(400, 405)], alerts)
+    assert made == CauseScore(3, pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
+def test_a_fault_without_an_effect_has_no_cause_to_be_found() -> None:
+    assert cause_score([truth(100, 105, False)], [make_alert(1, 101, 102, "cpu_contention")]) is None
+
+
+def test_score_says_whether_recorded_causes_are_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "campaign.json"
+    frame = make_frame(200)
+    start = frame.batches[100].start_ns / S
+    alert = make_alert(1, start + 0.01, start + 0.05, "cgroup_throttling")
+    trace_file.write(file, frame, frame.batches, [alert], [make_label(start, start + 0.04)])
+    assert main(["score", str(file), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["cause_top1"], said["cause_top3"], said["causes_of"]) == (1.0, 1.0, 1)

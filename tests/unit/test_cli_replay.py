@@ -455,10 +455,10 @@ def test_the_text_of_a_diff_marks_what_changed(tmp_path: Path, capsys: pytest.Ca
     assert ["decode", "launch"] not in marked
 
 
-def test_an_indexed_recording_replays_without_anything_heavy(tmp_path: Path) -> None:
+def test_a_judged_and_indexed_recording_replays_without_anything_heavy(tmp_path: Path) -> None:
     from tests.unit.test_import_hygiene import HEAVY, modules_after
 
-    path = str(recording(tmp_path / "t.json", steady(20)))
+    path = str(with_alerts(tmp_path / "t.json"))
     modules_after("replay", path, "--headless", "--json")
     loaded = modules_after("replay", path, "--headless", "--json")
     assert "prismtop.sources.replay" in loaded

@@ -28,7 +28,10 @@ from tests.unit.trace_files import kineto, recording
 from tests.unit.trace_frames import full_frame
 
 CPU_S = 4.0
-PIECES = (b'"', b"\\", b"{", b"}", b"]", b"NaN", b"[[[[", b"\\u0000", b"1e999", b"null", b'"a":', b"-inf", b"\n")
+PIECES = (
+    b'"', b"\\", b"{", b"}", b"]", b"NaN", b"[[[[", b"\\u0000", b"1e999", b"null", b'"a":', b"-inf", b"\n",
+)  # fmt: skip
+VALUES = (b"[]", b'"x"', b"1e308", b"9" * 400, b"true", b"-")
 TABLE = (
     "job_name,start_ts,duration_us,compute_batch_size,compute_avg_input_length,compute_forward_mode\n"
     + "".join(f"j,17642385398{n:05d}.75,150.25,16,239.75,2\n" for n in range(60))
@@ -66,7 +69,7 @@ def mutant(seed: bytes, rng: random.Random) -> bytes:
         elif chance < 0.9:  # a number becomes another value
             digits = [n for n in range(at, min(len(data), at + 60)) if data[n : n + 1].isdigit()]
             if digits:
-                data[digits[0] : digits[0] + 1] = rng.choice((b"[]", b'"x"', b"1e308", b"9" * 400, b"true", b"-"))
+                data[digits[0] : digits[0] + 1] = rng.choice(VALUES)
         else:
             del data[at:]
     if rng.random() < 0.25:
@@ -81,9 +84,7 @@ def outcome(path: Path, cache: Cache) -> str:
     try:
         trace = load([path], cache)
     except PrismtopError as error:
-        assert error.exit_code == 2
-        assert "\n" not in str(error)
-        return "refused"
+        return "refused" if error.exit_code == 2 and "\n" not in str(error) else repr(error)
     batches = list(trace.batches())
     assert all(isinstance(batch, Batch) and isinstance(batch.duration_ns, int) for batch in batches)
     list(trace.requests())
@@ -116,6 +117,7 @@ def test_mutants_are_read_or_refused_and_never_raise_anything_else(tmp_path: Pat
             (tmp_path / f"failed-{number}").write_bytes(data)
             raise AssertionError(f"mutant {number} of {kind}: {error!r}") from error
         number += 1
+    assert set(outcomes) == {"ok", "refused"}
     assert outcomes["ok"] > 3
     assert outcomes["refused"] > 1
 

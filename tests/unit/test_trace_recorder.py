@@ -279,7 +279,9 @@ def test_an_injected_fault_is_recorded_with_the_batches(tmp_path: Path) -> None:
     assert [noun for noun in nouns(tmp_path / "run.json") if isinstance(noun, GroundTruth)] == [fault]
 
 
-def test_every_write_is_whole_events_within_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_flush_is_one_write_and_no_event_crosses_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writes: list[bytes] = []
     write = os.write
 
@@ -295,17 +297,19 @@ def test_every_write_is_whole_events_within_one_page(tmp_path: Path, monkeypatch
         made.take(frame_at(n, *range(n * 20, n * 20 + 20)))
         wait_until(lambda: not made._writer._queue)  # type: ignore[union-attr]
     made.stop()
-    head, *middle, end = writes
+    head, *flushes, end = writes
     assert head.startswith(b'[\n{"ph":"M"')
     assert end.endswith(b"}\n]\n")
-    at = len(head)
+    assert len(flushes) == 5
     written = head
-    for piece in middle:
-        assert at // 4096 == (at + len(piece) - 1) // 4096
-        at += len(piece)
-        written += piece
-        json.loads(written + b"]")  # killed here, the file is whole
-    assert len(middle) > 15
+    pages = 0
+    for flush in flushes:
+        before = len(written)
+        written += flush
+        for page in range(-(-before // 4096) * 4096, len(written), 4096):
+            json.loads(written[:page] + b"]")  # killed here, the file is whole
+            pages += 1
+    assert pages > 10
     assert written + end == (tmp_path / "run.json").read_bytes()
 
 

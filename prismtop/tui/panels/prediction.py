@@ -16,6 +16,8 @@ from prismtop.tui.panels.hooks import wrapped
 from prismtop.tui.view import View
 
 _AXIS = 8
+_OUTLIER = 2.5
+"""Times the 90th percentile from which a second is drawn at the upper edge: the others keep a shape."""
 ACTUAL, EXPECTED, BAND = "stage.launch", "stage.prepare", "muted"
 SWITCHED_OFF = "no model: prediction is switched off"
 
@@ -79,11 +81,12 @@ def _per_batch(bucket: Bucket | None, what: str) -> float | None:
 
 
 def range_for(values: list[float], current: tuple[float, float]) -> tuple[float, float]:
-    """Lower and upper edge of the chart, around everything shown.
+    """Lower and upper edge of the chart, around everything shown but a few that are far above the others.
 
-    Keeps `current` while everything is inside and takes at least half of it, so that the picture stands.
+    Keeps `current` while everything is inside and takes a good part of it, so that the picture stands.
     """
-    low, high = min(values), max(values)
+    usual = sorted(values)[int(len(values) * 0.9)]
+    low, high = min(values), min(max(values), usual * _OUTLIER)
     edges = current[1] - current[0]
     if edges > 0 and current[0] <= low and high <= current[1] and high - low >= edges * 0.4:
         return current
@@ -179,7 +182,8 @@ def _tall(view: View, frame: Frame, width: int, height: int, glyphs: Glyphs, rol
     made = [ruled(cut(title, width - 6), width, glyphs, role)]
     for number, cells in enumerate(drawn):
         edge = high if number == 0 else low if number == rows - 1 else None
-        label = f" {milliseconds(edge) if edge is not None else '':>{_AXIS - 2}} "
+        over = glyphs.over if number == 0 and known and max(known) > high else " "
+        label = f"{over}{milliseconds(edge) if edge is not None else '':>{_AXIS - 2}} "
         made.append(((label, "muted"), *merged(cells)))
     made.append(((" slow".ljust(_AXIS), "muted"), *_ticks(first, columns, buckets, glyphs, each)))
     return made
