@@ -104,7 +104,7 @@ class Settings:
     export_dir: str = _setting(".", "Where the screen's `e` writes its files.")
     sensitivity: str = _setting(
         "normal",
-        "How readily alerts open; false alerts an hour are at most about 0.1, 0.6 and 6.",
+        "How readily alerts open: set for about 0.1, 0.6 and 6 false alerts an hour.",
         choices=("quiet", "normal", "sensitive"),
     )
     slo_ttft_ms: float = _setting(0.0, "Target for the time to first token; 0: no target.", low=0, high=1e7)
