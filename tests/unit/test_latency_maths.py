@@ -29,7 +29,7 @@ def test_a_window_holds_the_latest_numbers_in_order_of_value(values: list[float]
     for value in values:
         window.add(value)
     assert window.values() == values[-size:]
-    assert [window.quantile(n / len(window)) for n in range(len(window))] == pytest.approx(
+    assert [window.quantile((n + 0.5) / len(window)) for n in range(len(window))] == pytest.approx(
         sorted(values[-size:])
     )
 
@@ -168,7 +168,7 @@ def test_trees_learnt_in_a_process_of_their_own_are_the_same() -> None:
 
 
 def test_a_process_that_learns_nothing_is_said_in_its_own_words() -> None:
-    with pytest.raises(RuntimeError, match="NaN|nan|finite|infinity"):
+    with pytest.raises(RuntimeError, match=r"NaN|nan|finite|infinity"):
         learn_apart(np.zeros((50, 2)), np.full(50, np.inf))
 
 
