@@ -42,7 +42,7 @@ class Event:
 
 
 def _fast_decoder() -> Callable[[bytes], list[Event]] | None:
-    """msgspec's typed decoder when it is installed (`pip install prismtop[fast]`)."""
+    """msgspec's typed decoder; None where it has no build for this Python, and all is read by `json` then."""
     try:
         msgspec: Any = importlib.import_module("msgspec")
     except ImportError:
