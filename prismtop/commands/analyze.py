@@ -29,26 +29,26 @@ def run(context: Context, paths: Sequence[str], html: str | None) -> int:
     """
     trace = open_trace(context, paths)
     with context.report.status("reading the trace"):
-        summary, reason = analyse(context, trace)
+        summary = analyse(context, trace)
     if html is not None:
         from prismtop.export.html_report import page
 
-        _write(html, page(trace, summary, reason))
+        _write(html, page(trace, summary))
         context.report.say(f"wrote {safe_text(html, 200)}")
     if context.json:
         from prismtop.export.analysis_json import analysis_object
 
-        context.write(jsonl.document("analysis", analysis_object(trace, summary, reason)))
+        context.write(jsonl.document("analysis", analysis_object(trace, summary)))
     elif html is None:
         from prismtop.export.text_report import analysis_lines
 
-        for line in analysis_lines(trace, summary, reason):
+        for line in analysis_lines(trace, summary):
             context.write(line)
     return EXIT_FINDING if summary.alerts else EXIT_OK
 
 
-def analyse(context: Context, trace: Trace) -> tuple[Summary, str]:
-    """(the summary, why batches were not judged: empty when they were)."""
+def analyse(context: Context, trace: Trace) -> Summary:
+    """The whole trace, judged as recorded or by a model that learns from it."""
     from prismtop.session import Session
     from prismtop.sources.replay import ReplaySource
     from prismtop.trace.summary import summarise
@@ -67,7 +67,7 @@ def analyse(context: Context, trace: Trace) -> tuple[Summary, str]:
         notes = session.close()
     for note in notes:
         context.report.say(note)
-    return summary, ""
+    return summary
 
 
 def _frames(context: Context, session: Session, source: ReplaySource) -> Iterator[Frame]:

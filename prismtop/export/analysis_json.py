@@ -12,7 +12,7 @@ from prismtop.trace.load import Trace
 from prismtop.trace.summary import Distribution, Summary, stages_of
 
 
-def analysis_object(trace: Trace, summary: Summary, model_reason: str) -> dict[str, Any]:
+def analysis_object(trace: Trace, summary: Summary) -> dict[str, Any]:
     """Everything of a summary but its timeline. Times in milliseconds, as the names say."""
     made: dict[str, Any] = {
         "files": [
@@ -57,8 +57,6 @@ def analysis_object(trace: Trace, summary: Summary, model_reason: str) -> dict[s
     made["anomalies"] = [alert_object(alert, trace) for alert in summary.alerts.values()]
     if summary.judged:
         made["judged"], made["slow"] = summary.judged, summary.slow
-    if model_reason:
-        made["model_reason"] = model_reason
     if summary.card is not None:
         card = summary.card
         made["model"] = {

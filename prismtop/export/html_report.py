@@ -45,21 +45,20 @@ svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; } svg text { 
 """
 
 
-def page(trace: Trace, summary: Summary, model_reason: str) -> str:
+def page(trace: Trace, summary: Summary) -> str:
     """The whole page.
 
     Args:
-        model_reason: why batches were not judged; empty when they were.
     """
     names = ", ".join(story.path.name for story in trace.stories)
     body = "".join(
         (
             f"<h1>{text(names)}</h1>",
-            _facts(trace, summary, model_reason),
+            _facts(trace, summary),
             _timeline(trace, summary),
             _stages(summary),
             _modes(summary),
-            _anomalies(trace, summary, model_reason),
+            _anomalies(trace, summary),
             _counters(summary),
             f'<p class="soft">prismtop {text(__version__)}</p>',
         )
@@ -74,7 +73,7 @@ def page(trace: Trace, summary: Summary, model_reason: str) -> str:
     )
 
 
-def _facts(trace: Trace, summary: Summary, model_reason: str) -> str:
+def _facts(trace: Trace, summary: Summary) -> str:
     engine = " ".join(word for word in (trace.group.engine, trace.group.version or "") if word)
     facts: list[tuple[str, str]] = [
         ("engine", engine),
@@ -87,8 +86,6 @@ def _facts(trace: Trace, summary: Summary, model_reason: str) -> str:
         error = summary.card.median_ape
         said = MISSING if error is None else f"median error {error:.1f} %"
         facts.append(("model", f"{summary.card.state.value}, {summary.card.trained} batches learnt, {said}"))
-    elif model_reason:
-        facts.append(("model", f"{MISSING}: {model_reason}"))
     for story in trace.stories:
         how = f", batches from {story.how}" if story.how else ""
         facts.append((story.dialect, f"{story.path.name}{how}"))
@@ -144,11 +141,10 @@ def _modes(summary: Summary) -> str:
     return "<h2>Percentiles</h2>" + _table(head, rows)
 
 
-def _anomalies(trace: Trace, summary: Summary, model_reason: str) -> str:
+def _anomalies(trace: Trace, summary: Summary) -> str:
     made = ["<h2>Anomalies</h2>"]
     if not summary.alerts:
-        why = f"{MISSING}: {model_reason}" if model_reason else "none"
-        made.append(f"<p>{text(why)}</p>")
+        made.append("<p>none</p>")
     for alert in summary.alerts.values():
         made.append(f'<p class="bad">{text(alert_text(alert, trace), 400)}</p>')
         causes = "".join(

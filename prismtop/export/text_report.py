@@ -17,11 +17,10 @@ _DEVICES = 4
 """A counter of more devices than this is one line."""
 
 
-def analysis_lines(trace: Trace, summary: Summary, model_reason: str) -> Iterator[str]:
+def analysis_lines(trace: Trace, summary: Summary) -> Iterator[str]:
     """The report of one trace.
 
     Args:
-        model_reason: why batches were not judged; empty when they were.
     """
     for story in trace.stories:
         yield f"trace     {safe_text(str(story.path), 100)} ({story.dialect})"
@@ -39,7 +38,7 @@ def analysis_lines(trace: Trace, summary: Summary, model_reason: str) -> Iterato
     yield ""
     yield from _modes(summary)
     yield ""
-    yield from _anomalies(trace, summary, model_reason)
+    yield from _anomalies(trace, summary)
     if summary.counters:
         yield ""
         yield from _counters(summary)
@@ -120,12 +119,9 @@ def _row(
     return mode, stage, str(count), MISSING if mean is None else f"{mean:.3f}", *three, part
 
 
-def _anomalies(trace: Trace, summary: Summary, model_reason: str) -> Iterator[str]:
-    if model_reason and not summary.alerts:
-        yield f"anomalies n/a: {model_reason}"
-    else:
-        judged = f"; {summary.slow} of {summary.judged} batches slow" if summary.judged else ""
-        yield f"anomalies {len(summary.alerts)}{judged}"
+def _anomalies(trace: Trace, summary: Summary) -> Iterator[str]:
+    judged = f"; {summary.slow} of {summary.judged} batches slow" if summary.judged else ""
+    yield f"anomalies {len(summary.alerts)}{judged}"
     for alert in summary.alerts.values():
         yield "  " + alert_text(alert, trace)
         for cause in alert.causes[:3]:
