@@ -4,50 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-
-class ReplayKeys(Protocol):
-    """How a replay is steered; the same as `prismtop.sources.replay_controls`. Safe from any thread."""
-
-    def toggle(self) -> None:
-        """Play when paused, pause when playing."""
-
-    def step(self, batches: int) -> None:
-        """Pause, and go on by so many batches; a negative number goes back."""
-
-    def faster(self) -> None:
-        """The next higher speed."""
-
-    def slower(self) -> None:
-        """The next lower speed."""
-
-    def seek_ns(self, time_ns: int) -> None:
-        """Go to a time of the trace, on its own clock."""
-
-    def seek_fraction(self, fraction: float) -> None:
-        """Go to a part of the trace, 0 to 1."""
-
-    def skip_s(self, seconds: float) -> None:
-        """Go on by so many seconds; negative goes back."""
-
-    def next_anomaly(self) -> None:
-        """Go to the next anomaly."""
-
-    def previous_anomaly(self) -> None:
-        """Go to the previous anomaly."""
-
-    def mark_a(self) -> None:
-        """Start of an A-B loop."""
-
-    def mark_b(self) -> None:
-        """End of an A-B loop."""
-
-    def clear_marks(self) -> None:
-        """Forget both ends."""
-
-    def toggle_loop(self) -> None:
-        """Start again at the end, or stop there."""
+from prismtop.sources.replay_controls import ReplayControls
 
 
 @dataclass(frozen=True)
@@ -67,7 +26,7 @@ class Controls:
     start_recording: Callable[[], object] | None = None
     stop_recording: Callable[[], object] | None = None
     deepdive: Callable[[], object] | None = None
-    replay: ReplayKeys | None = None
+    replay: ReplayControls | None = None
     lost: Callable[[], object] | None = None
 
 

@@ -48,8 +48,6 @@ from prismtop.model import Batch, Group, Mode, Verdict  # noqa: E402
 from prismtop.settings import Settings  # noqa: E402
 
 DATA = ROOT.parent / "shared/data/latencyprism/normal_vllm.csv"
-if not DATA.exists():
-    DATA = Path("/work/shared/data/latencyprism/normal_vllm.csv")
 SLOWDOWNS = (0.05, 0.10, 0.15, 0.20, 0.30, 0.50, 1.0)
 HOUR_BATCHES = 72_000
 PASSES = 4
