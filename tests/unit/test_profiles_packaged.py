@@ -59,6 +59,16 @@ def test_a_packaged_profile_measures_its_batches(path: Path) -> None:
     assert all(hook.priority == 1 for hook in profile.hooks if hook.name in opened)
 
 
+WORKLOAD = {"batch_size", "tokens", "prefill_tokens", "decode_tokens", "context_tokens"}
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.stem)
+def test_a_hook_that_reads_the_workload_is_never_dropped(path: Path) -> None:
+    """Without it a batch cannot be held against what its workload should cost."""
+    hooks = load_profile_file(path).hooks
+    assert {h.name for h in hooks if WORKLOAD & {*h.entry, *h.exit} and h.priority > 1} == set()
+
+
 @pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.stem)
 def test_a_hook_without_a_stage_carries_values_or_events(path: Path) -> None:
     for hook in load_profile_file(path).hooks:
