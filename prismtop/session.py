@@ -11,7 +11,17 @@ from typing import Protocol
 
 from prismtop.counter_history import CounterHistory
 from prismtop.errors import UnavailableError
-from prismtop.model import Alert, Batch, Counter, Frame, Group, Judgement, Recording
+from prismtop.model import (
+    Alert,
+    Batch,
+    Capture,
+    CaptureRequest,
+    Counter,
+    Frame,
+    Group,
+    Judgement,
+    Recording,
+)
 from prismtop.sources.replay_controls import ReplayControls
 from prismtop.sources.tick import Source, SourceTick
 from prismtop.throughput import Window
@@ -70,6 +80,24 @@ class Diagnoser(Protocol):
         """Remember what the frame holds as evidence; alerts whose causes are new or changed."""
 
 
+class DeepDiver(Protocol):
+    """Captures everything for a moment: `prismtop.deepdive`. Driven by the session's ticks, in its thread;
+    what takes long (compiling, fetching, merging) runs in threads of its own.
+    """
+
+    def start(self, request: CaptureRequest, frame: Frame) -> Capture:
+        """Begin. Raises PrismtopError: it cannot, or one is running."""
+
+    def cancel(self) -> Capture | None:
+        """End the running capture without a file; None when none runs."""
+
+    def take(self, frame: Frame) -> Capture | None:
+        """Advance; how the latest capture stands, None when there was none. Never blocks."""
+
+    def close(self) -> tuple[str, ...]:
+        """Out of the target, whatever the phase; sentences for a person. Called while the source is open."""
+
+
 class Session:
     """Polls a source and turns what is new into frames.
 
@@ -85,6 +113,7 @@ class Session:
         sinks: take every frame, in this order.
         recorder: a sink too, the last one; None leaves `start_recording` without one.
         replay: how to steer the source when it is a replay; None for a live one.
+        deepdiver: None leaves `deepdive` without one.
     """
 
     def __init__(
@@ -100,8 +129,11 @@ class Session:
         sinks: Sequence[Sink] = (),
         recorder: RecordingSink | None = None,
         replay: ReplayControls | None = None,
+        deepdiver: DeepDiver | None = None,
     ) -> None:
         self._source = source
+        self._deepdiver = deepdiver
+        self._frame: Frame | None = None
         self.replay = replay
         self._history: deque[Batch] = deque(maxlen=history)
         self._latest: tuple[Batch, ...] = ()
@@ -166,7 +198,11 @@ class Session:
             counter_history=self._counter_history.values,
             replay=tick.replay,
         )
-        return self._to_sinks(self._with_causes(frame))
+        frame = self._with_causes(frame)
+        if self._deepdiver:
+            frame = replace(frame, capture=self._deepdiver.take(frame))
+            self._frame = frame
+        return self._to_sinks(frame)
 
     def _with_causes(self, frame: Frame) -> Frame:
         explained = self._diagnoser.take(frame) if self._diagnoser else ()
@@ -219,6 +255,20 @@ class Session:
         """
         return self._recorder.stop() if self._recorder is not None else (None, ())
 
+    def deepdive(self, request: CaptureRequest | None = None) -> Capture:
+        """Capture everything for a moment; `Frame.capture` says how it goes. In the thread that ticks.
+
+        Raises:
+            PrismtopError: it cannot begin; the sentence says why.
+        """
+        if self._deepdiver is None:
+            raise UnavailableError("this session cannot capture.", fix="Use `prismtop deepdive --pid N`.")
+        return self._deepdiver.start(request or CaptureRequest(), self._frame or self.tick())
+
+    def cancel_deepdive(self) -> Capture | None:
+        """End the running capture without a file; None when none runs. In the thread that ticks."""
+        return self._deepdiver.cancel() if self._deepdiver is not None else None
+
     def fast_counters(self, hz: float, seconds: float) -> None:
         """Sample counters `hz` times a second (10 to 20) for the next seconds; nothing without a sampler."""
         if self._counters:
@@ -227,7 +277,8 @@ class Session:
     def close(self) -> tuple[str, ...]:
         """Let go of the target; sentences about what is still there. Idempotent."""
         if self._notes is None:
-            notes = self._source.close()
+            notes = self._deepdiver.close() if self._deepdiver else ()
+            notes += self._source.close()
             if self._counters:
                 self._counters.close()
             if self._judge:

@@ -2,6 +2,7 @@
 
 from prismtop.model.alert import Alert, Cause, Severity
 from prismtop.model.batch import STAGES, Batch, Mode, Origin, RankTime, Stage, Workload
+from prismtop.model.capture import Capture, CapturePhase, CaptureRequest, Layer, LayerState
 from prismtop.model.counter import Counter
 from prismtop.model.frame import (
     HISTORY_S,
@@ -29,6 +30,9 @@ __all__ = [
     "Alert",
     "AttachState",
     "Batch",
+    "Capture",
+    "CapturePhase",
+    "CaptureRequest",
     "Cause",
     "Clock",
     "Counter",
@@ -40,6 +44,8 @@ __all__ = [
     "HookStatus",
     "Interference",
     "Judgement",
+    "Layer",
+    "LayerState",
     "Lost",
     "Mode",
     "ModelCard",

@@ -8,6 +8,7 @@ from enum import Enum
 
 from prismtop.model.alert import Alert
 from prismtop.model.batch import Batch
+from prismtop.model.capture import Capture
 from prismtop.model.counter import Counter
 from prismtop.model.prediction import ModelCard
 from prismtop.model.recording import Recording, Replay
@@ -223,6 +224,7 @@ class Frame:
         counter_history: values per (name, device) at `HISTORY_S` seconds apart, oldest first; None is a gap.
         recording: the trace being written; None when there is none.
         replay: where a replay stands; None when it is live.
+        capture: the latest deep capture of this session; None when there was none.
     """
 
     time_ns: int
@@ -252,3 +254,4 @@ class Frame:
     counter_history: Mapping[tuple[str, str], tuple[float | None, ...]] = field(default_factory=dict)
     recording: Recording | None = None
     replay: Replay | None = None
+    capture: Capture | None = None
