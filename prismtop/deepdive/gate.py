@@ -21,6 +21,8 @@ were captured before the profiler's first start hung or failed (pytorch#75504): 
 OLDEST_TORCH = (1, 9)
 """torch.profiler with Kineto and `record_function` as they are used here."""
 
+UNREADABLE = "?"
+
 
 @dataclass(frozen=True)
 class Admitted:
@@ -67,6 +69,8 @@ _State = tuple[LayerState, str]
 def _operators(facts: DeepFacts) -> _State:
     if not facts.torch:
         return LayerState.OFF, "PyTorch is not loaded in this process"
+    if facts.torch == UNREADABLE:
+        return LayerState.ON, "torch.profiler of a PyTorch whose version cannot be read"
     if numbers(facts.torch) < OLDEST_TORCH:
         return LayerState.OFF, f"PyTorch {facts.torch} has no profiler that can be used here"
     return LayerState.ON, f"torch.profiler of PyTorch {facts.torch}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prismtop.deepdive.gate import Admitted, admit
+from prismtop.errors import PrismtopError
 from prismtop.model import CaptureRequest, Layer, LayerState
 from prismtop.sources.deep_link import DeepFacts, DeepOptions, DeepStatus, FetchedDeep
 from prismtop.sources.probe_link import ProbeLink
@@ -35,7 +36,7 @@ class Dive(Protocol):
         """Stop it and remove its files; in the thread that polls."""
 
     def poll(self) -> DeepStatus:
-        """How it stands; in the thread that polls."""
+        """How it stands; in the thread that polls. After `fetch` it lets the target free its files."""
 
     def fetch(self, folder: Path) -> FetchedDeep:
         """Bring its files here; in any thread."""
@@ -86,17 +87,25 @@ class Captured:
     def start(self) -> None:
         """Post the command."""
         self.posted = True
-        self.dive.start()
+        try:
+            self.dive.start()
+        except PrismtopError as error:
+            self.failed = error.message.rstrip(".")
 
     def poll(self) -> None:
         """See how it stands; a failure stays one."""
-        if not self.posted or self.phase in ENDED:
+        if not self.posted or self.over:
             return
         self.status = self.dive.poll()
         if self.phase == "failed":
             self.failed = self.status.error or "the profiler did not start"
         elif self.phase == "gone":
             self.failed = "the process or its probe is gone"
+
+    def release(self) -> None:
+        """Its files are here or lost: the target may forget them."""
+        if self.posted and self.phase == "ready":
+            self.dive.poll()
 
     def layers(self) -> tuple[Layer, ...]:
         """What was collected inside it; before that, what is planned."""

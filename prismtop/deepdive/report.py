@@ -27,6 +27,11 @@ def stall_text(stall_ms: float | None) -> str:
     return f"less than {stall_ms:.0f} ms" if stall_ms else "nothing to speak of"
 
 
+def _ms(value: float) -> str:
+    """A time in ms with three digits, none of them lost before the point."""
+    return f"{value:,.0f} ms" if value >= 99.95 else f"{value:.3g} ms"
+
+
 def expected(capture: Capture) -> str:
     """What it will do and cost: one sentence."""
     request = capture.request
@@ -72,7 +77,9 @@ def layer_lines(layers: Sequence[Layer]) -> list[tuple[str, str, str]]:
         kept.items(), key=lambda item: order.index(item[0][1])
     ):
         counted = f"{state} {events:,}" if events >= 0 and state != LayerState.OFF.value else state
-        made.append((name, counted, safe_text(reason) + (f" ({count} processes)" if count > 1 else "")))
+        made.append(
+            (safe_text(name, 20), counted, safe_text(reason) + (f" ({count} processes)" if count > 1 else ""))
+        )
     return made
 
 
@@ -80,13 +87,13 @@ def cost_lines(capture: Capture) -> list[str]:
     """What it cost, measured."""
     made = []
     if capture.stall_ms is not None:
-        made.append(f"the engine stood still for {capture.stall_ms:.3g} ms at start and stop")
+        made.append(f"the engine stood still for {_ms(capture.stall_ms)} at start and stop")
     elif capture.phase is CapturePhase.DONE:
         made.append("stall n/a: nothing was started inside the engine, or it did not say")
     before, during = capture.before_ms, capture.during_ms
     if before and during:
         share = f"{(during / before - 1) * 100:+.1f} %"
-        made.append(f"median batch {before:.3g} ms before, {during:.3g} ms in the window ({share})")
+        made.append(f"median batch {_ms(before)} before, {_ms(during)} in the window ({share})")
     elif capture.phase is CapturePhase.DONE:
         made.append("slowdown n/a: too few batches of the same kind before the window, or in it")
     residual = residual_text(capture)
@@ -99,7 +106,7 @@ def residual_text(capture: Capture) -> str:
     """Whether the engine is as fast again; empty while it is not known."""
     if capture.phase is not CapturePhase.DONE or (capture.after_ms is None and capture.residual is None):
         return ""
-    after = f"median batch {capture.after_ms:.3g} ms afterwards" if capture.after_ms else "afterwards"
+    after = f"median batch {_ms(capture.after_ms)} afterwards" if capture.after_ms else "afterwards"
     if capture.residual is None:
         return f"{after}: too few batches to tell whether a slowdown has stayed"
     if not capture.residual:
@@ -126,13 +133,21 @@ def result_lines(capture: Capture) -> list[str]:
     return made
 
 
-def short_result(capture: Capture) -> str:
-    """The same for one line of a screen."""
+def told(capture: Capture) -> str:
+    """How it stands, as one line."""
+    residual = residual_text(capture)
+    if residual:
+        return f"DeepDive: {residual}"
+    return ended(capture) if capture.phase.final else f"DeepDive: {progress(capture)}"
+
+
+def ended(capture: Capture) -> str:
+    """The same for one line of a screen, the file last: it may not fit."""
     if capture.phase is not CapturePhase.DONE:
-        return progress(capture)
-    facts = [safe_text(capture.path, 4096)]
+        return f"DeepDive {progress(capture)}"
+    facts = [f"DeepDive done, {capture.batches} batches"]
     if capture.stall_ms is not None:
-        facts.append(f"stall {capture.stall_ms:.3g} ms")
+        facts.append(f"stall {_ms(capture.stall_ms)}")
     if capture.before_ms and capture.during_ms:
         facts.append(f"{(capture.during_ms / capture.before_ms - 1) * 100:+.0f} % in the window")
-    return ", ".join(facts)
+    return f"{', '.join(facts)}: {safe_text(capture.path, 4096)}"

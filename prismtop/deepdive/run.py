@@ -260,6 +260,8 @@ class CaptureRun:
             self._folder = Path(tempfile.mkdtemp(prefix="prismtop-deepdive-"))
             self._fetching = self._spawn("fetch", self._fetch)
         if self._fetching.done:
+            for each in self.processes:
+                each.release()
             self._begin_merge()
 
     def _fetch(self) -> None:

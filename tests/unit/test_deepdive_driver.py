@@ -310,7 +310,7 @@ def test_ranks_are_captured_together_or_not_at_all(tmp_path: Path) -> None:
     world.start(all_ranks=True)
     capture = world.until_final()
     assert (capture.phase, "process 101" in capture.error) == (CapturePhase.FAILED, True)
-    assert [dive.calls for dive in world.dives if dive.calls][0] == ["prepare", "start", "cancel"]
+    assert next(dive.calls for dive in world.dives if dive.calls) == ["prepare", "start", "cancel"]
 
 
 def test_the_rank_that_schedules_only_is_not_the_one_captured(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_read_only_refuses(tmp_path: Path) -> None:
 def test_from_outside_only_nothing_can_be_captured(tmp_path: Path) -> None:
     world = World(tmp_path, links=[])
     world.tick(state=AttachState.EXTERNAL, note="no ptrace")
-    with pytest.raises(UnavailableError, match="from outside only.*no ptrace"):
+    with pytest.raises(UnavailableError, match=r"from outside only.*no ptrace"):
         world.start()
 
 

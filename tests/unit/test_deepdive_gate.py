@@ -81,6 +81,10 @@ def test_only_the_first_start_in_a_process_stalls_it_long(profiled: bool, stall:
     assert admit(facts(profiled=profiled), CaptureRequest(), 1).stall_ms == stall
 
 
+def test_a_torch_of_an_unreadable_version_is_taken_for_one_of_these_years() -> None:
+    assert admit(facts(torch="?"), CaptureRequest(), 1).operators
+
+
 def test_an_old_torch_is_left_alone() -> None:
     admitted = admit(facts(torch="1.8.1"), CaptureRequest(), 1)
     assert (admitted.operators, admitted.gpu, admitted.python) == (False, False, True)
