@@ -14,6 +14,7 @@ Make = Callable[[], Sequence[Collector]]
 Spawn = Callable[[str, Callable[[], None]], Job[None]]
 
 LATE = "it did not stop in time"
+START_S = 60.0
 
 
 class Outside:
@@ -27,16 +28,21 @@ class Outside:
     def __init__(self, make: Make, spawn: Spawn) -> None:
         self._make = make
         self._spawn = spawn
-        self._collectors: Sequence[Collector] = ()
+        self._collectors: list[_Guarded] = []
         self._starting: Job[None] | None = None
         self._stopping: Job[None] | None = None
-        self._wanted_stop = False
-        self._after: dict[str, Layer] = {}
 
     @property
     def running(self) -> bool:
         """Whether they were started and not yet asked to stop."""
-        return self._starting is not None and not self._wanted_stop
+        return self._starting is not None and self._stopping is None
+
+    @property
+    def collecting(self) -> bool:
+        """Whether each of them has really begun, or never will."""
+        return self._starting is None or (
+            self._starting.done and all(each.running for each in self._collectors)
+        )
 
     @property
     def stopped(self) -> bool:
@@ -45,60 +51,80 @@ class Outside:
 
     def start(self) -> None:
         """Begin, unless they run."""
-        if self.running or not self.stopped:
-            return
-        self._wanted_stop, self._stopping, self._after = False, None, {}
-        self._starting = self._spawn("collect", self._start)
+        if self.stopped:
+            self._stopping, self._collectors = None, []
+            self._starting = self._spawn("collect", self._start)
 
     def stop(self) -> None:
         """End them, as soon as they have begun."""
-        if self._starting is not None and not self._wanted_stop:
-            self._wanted_stop = True
+        if self._starting is not None and self._stopping is None:
             starting = self._starting
             self._stopping = self._spawn("collected", lambda: self._stop(starting))
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until nothing of them runs."""
-        return self._stopping is None or self._stopping.wait(seconds)
-
     def _start(self) -> None:
-        self._collectors = tuple(self._make())
-        for collector in self._collectors:
-            try:
-                collector.start()
-            except Exception as error:  # one layer less, with the reason
-                self._after[collector.name] = _failed(collector.name, error)
+        self._collectors = [_Guarded(collector) for collector in self._make()]
+        for each in self._collectors:
+            each.start()
 
     def _stop(self, starting: Job[None]) -> None:
-        starting.wait(60.0)
-        for collector in self._collectors:
-            try:
-                collector.stop()
-                self._after.setdefault(collector.name, collector.after())
-            except Exception as error:
-                self._after[collector.name] = _failed(collector.name, error)
+        starting.wait(START_S)
+        for each in self._collectors:
+            each.stop()
 
     def layers(self) -> tuple[Layer, ...]:
-        """What was collected."""
+        """What was collected; complete once `events` was read."""
         if self._starting is not None and self._starting.error:
             return (Layer("scheduler", LayerState.OFF, self._starting.error),)
-        if not self.stopped:
-            return tuple(Layer(each.name, LayerState.OFF, LATE) for each in self._collectors)
-        return tuple(self._after.values())
+        return tuple(each.layer(late=not self.stopped) for each in self._collectors)
 
     def events(self) -> Iterator[LayerEvent]:
         """Of every collector; one that fails ends, and its layer says so."""
-        if not self.stopped:
+        if self.stopped:
+            for each in self._collectors:
+                yield from each.events()
+
+
+class _Guarded:
+    """A collector whose errors are its layer's reason."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._failed: Layer | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._failed is not None or bool(getattr(self._collector, "running", True))
+
+    def start(self) -> None:
+        self._try(self._collector.start)
+
+    def stop(self) -> None:
+        self._try(self._collector.stop)
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # one layer less, with the reason
+            self._failed = self._failed or _failed(self._collector.name, error)
+
+    def layer(self, *, late: bool) -> Layer:
+        if self._failed is not None:
+            return self._failed
+        if late:
+            return Layer(self._collector.name, LayerState.OFF, LATE)
+        try:
+            return self._collector.after()
+        except Exception as error:
+            return _failed(self._collector.name, error)
+
+    def events(self) -> Iterator[LayerEvent]:
+        if self._failed is not None:
             return
-        for collector in self._collectors:
-            layer = self._after.get(collector.name)
-            if layer is None or layer.state is LayerState.OFF:
-                continue
-            try:
-                yield from collector.events()
-            except Exception as error:
-                why = _failed(collector.name, error).reason
-                self._after[collector.name] = replace(layer, state=LayerState.PARTIAL, reason=why)
+        try:
+            yield from self._collector.events()
+        except Exception as error:
+            failed = _failed(self._collector.name, error)
+            self._failed = replace(failed, state=LayerState.PARTIAL)
 
 
 def planned(make: Make) -> tuple[Layer, ...]:

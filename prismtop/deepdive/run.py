@@ -35,6 +35,8 @@ PAST_NS = 5 * SECOND
 BUSY_NS = 2 * SECOND
 """An engine without a batch for so long is idle."""
 COUNTERS_HZ = 15.0
+COLLECTING_NS = 1_500_000_000
+"""Collectors take some tenths of a second to begin; so long the window waits for them."""
 PREPARE_NS = 30 * SECOND
 ARMED_NS = 600 * SECOND
 """So long an idle engine is waited for."""
@@ -201,7 +203,8 @@ class CaptureRun:
             self._outside.start()
         elif self._outside.running:
             self._outside.stop()
-        if frame.state is AttachState.LIVE:
+        late = self._took_ns() > COLLECTING_NS
+        if frame.state is AttachState.LIVE and (self._outside.collecting or late):
             for each in self.processes:
                 if not each.posted:
                     each.start()
