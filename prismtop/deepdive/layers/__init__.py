@@ -27,7 +27,22 @@ def collectors(pids: Sequence[int], hot: Mapping[int, int], request: CaptureRequ
         pids: the captured processes.
         hot: native id of the model thread, by pid, where it is known.
         request: what was asked.
+
+    A collector with an attribute `running` begins some tenths of a second after `start`, when its tool has: a
+    window that shall be covered wholly begins once that is True. All end by themselves some seconds after
+    `request.max_s`.
     """
     from prismtop.deepdive.layers.scheduler import SchedulerCollector
+    from prismtop.deepdive.layers.stacks import StacksCollector, has_torch
+    from prismtop.deepdive.layers.uprobes import UprobesCollector
 
-    return [SchedulerCollector(pids, hot, request.max_s)]
+    made: list[Collector] = [SchedulerCollector(pids, hot, request.max_s)]
+    if request.python != "off":
+        for pid in pids:
+            why_not = (
+                "not needed: what runs in the process shows its Python functions" if has_torch(pid) else ""
+            )
+            made.append(StacksCollector(pid, request.max_s, why_not))
+    if request.uprobes:
+        made += [UprobesCollector(pid, request.max_s) for pid in pids]
+    return made

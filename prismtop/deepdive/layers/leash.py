@@ -32,7 +32,7 @@ signal.signal(signal.SIGCHLD, lambda *_: None)
 signal.set_wakeup_fd(woken)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
-holder = os.getpid()
+holder, began = os.getpid(), time.monotonic_ns()
 pid = os.fork()
 if pid == 0:
     try:
@@ -77,7 +77,7 @@ while True:
             asked, end = True, time.monotonic() + grace
 own = resource.getrusage(resource.RUSAGE_SELF)
 cpu = used.ru_utime + used.ru_stime + own.ru_utime + own.ru_stime
-os.write(int(told), b"%d %.6f" % (os.waitstatus_to_exitcode(status), cpu))
+os.write(int(told), b"%d %.6f %d" % (os.waitstatus_to_exitcode(status), cpu, began))
 """
 
 
@@ -88,10 +88,12 @@ class End:
     Attributes:
         code: exit status, negative for a signal; None when that is not known.
         cpu_s: CPU time of the tool and of the process that holds it.
+        began_ns: when the tool began, CLOCK_MONOTONIC; 0 when that is not known.
     """
 
     code: int | None
     cpu_s: float
+    began_ns: int = 0
 
 
 class Leash:
@@ -175,7 +177,8 @@ class Leash:
                     self._process.wait()
             self.kill()
             words = os.read(self._told, 256).split()
-            self._end = End(int(words[0]), float(words[1])) if len(words) == 2 else End(None, 0.0)
+            known = len(words) == 3
+            self._end = End(int(words[0]), float(words[1]), int(words[2])) if known else End(None, 0.0)
         return self._end
 
     def size(self) -> int:

@@ -209,8 +209,9 @@ class SchedulerCollector:
         self._notes += wrong
         self._cpu_s += cpu_s
         threads = {thread.tid: thread.pid for thread in self._at_first}
+        found = slices(records, threads, self._window_ns, every_thread=tracing.every_thread)
         seen: set[int] = set()
-        for count, event in enumerate(slices(records, threads, self._window_ns)):
+        for count, event in enumerate(found):
             if count >= MAX_SLICES:
                 self._notes.append(f"only the first {MAX_SLICES} slices")
                 break

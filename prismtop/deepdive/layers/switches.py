@@ -92,13 +92,17 @@ def parse_perf(lines: Iterable[str]) -> tuple[list[Switch | Wakeup], int]:
 
 BPFTRACE = """
 tracepoint:sched:sched_switch /{switched}/ {{
-  printf("S %lu %u %d %d %d %s\\t%s\\n", nsecs, cpu, args->prev_pid, args->prev_state, args->next_pid,
-    args->prev_comm, args->next_comm);
+  @s[nsecs, cpu, args->prev_pid, args->prev_state, args->next_pid, args->prev_comm, args->next_comm] = 1;
 }}
 tracepoint:sched:sched_wakeup /{woken}/ {{
-  printf("W %lu %d %d %d %s\\n", nsecs, args->target_cpu, args->pid, tid, comm);
+  @w[nsecs, args->target_cpu, args->pid, tid, comm] = 1;
 }}
 """
+"""Events are kept in the kernel and printed at the end: printing each one would wake bpftrace for each one,
+often on the very core that the target runs on.
+"""
+_STORED = re.compile(r"@([sw])\[(\d+), (\d+), (-?\d+), (-?\d+), (.*)\]: 1$")
+_NEXT = re.compile(r"(-?\d+), (.*), (.*)")
 _STATES = {0x1: "S", 0x2: "D", 0x4: "T", 0x8: "t", 0x10: "X", 0x20: "Z"}
 _REPORTED = 0xFF
 """TASK_REPORT of include/linux/sched.h. A ready thread that loses its core has none of these bits."""
@@ -109,20 +113,21 @@ def parse_bpftrace(lines: Iterable[str]) -> tuple[list[Switch | Wakeup], int]:
     made: list[Switch | Wakeup] = []
     odd = 0
     for line in lines:
-        kind, _, rest = line.partition(" ")
-        try:
-            if kind == "S":
-                at, core, left, state, came, names = rest.split(" ", 5)
-                name, _, next_name = names.partition("\t")
-                bits = int(state)
-                word = _STATES.get(bits & _REPORTED, "S") if bits & _REPORTED else "R"
-                made.append(Switch(int(at), int(core), int(left), name, word, int(came), next_name))
-            elif kind == "W":
-                at, core, woken, by, name = rest.split(" ", 4)
-                made.append(Wakeup(int(at), int(core), int(woken), int(by), name))
-        except ValueError:
+        found = _STORED.match(line)
+        if found is None:
+            odd += bool(line.strip())
+            continue
+        kind, rest = found[1], found[6]
+        at, core, tid, number = (int(found[at]) for at in (2, 3, 4, 5))
+        after = _NEXT.match(rest) if kind == "s" else None
+        if kind == "w":
+            made.append(Wakeup(at, core, tid, number, rest))
+        elif after is not None:
+            word = _STATES.get(number & _REPORTED, "S") if number & _REPORTED else "R"
+            made.append(Switch(at, core, tid, after[2], word, int(after[1]), after[3]))
+        else:
             odd += 1
-    made.sort(key=lambda record: record.at_ns)  # every core has a buffer of its own
+    made.sort(key=lambda record: record.at_ns)
     return made, odd
 
 
@@ -133,21 +138,54 @@ class _Story:
     state: str = "?"
     since_ns: int = 0
     core: int = -1
-    woken_by: str = ""
+    waker: str = ""
     preempted_by: str = ""
     preempted_by_tid: int = 0
 
 
+class _Cores:
+    """Who had each core since when. Of a core of which only some switches are known it tells nothing."""
+
+    def __init__(self) -> None:
+        self._given: dict[int, list[tuple[int, int, str]]] = {}
+
+    def take(self, record: Switch) -> None:
+        self._given.setdefault(record.core, []).append((record.at_ns, record.next_tid, record.next_name))
+
+    def others(self, core: int, tid: int, begin_ns: int, end_ns: int) -> dict[tuple[int, str], int]:
+        """ns that other threads had the core between two times, the longest first."""
+        found: dict[tuple[int, str], int] = {}
+        until = end_ns
+        for since, other, name in reversed(self._given.get(core, ())):
+            if since < until:
+                if other not in (_IDLE_TID, tid):
+                    found[other, name] = found.get((other, name), 0) + until - max(since, begin_ns)
+                until = since
+            if since <= begin_ns:
+                break
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def slices(
-    records: Iterable[Switch | Wakeup], threads: Mapping[int, int], window_ns: tuple[int, int]
+    records: Iterable[Switch | Wakeup],
+    threads: Mapping[int, int],
+    window_ns: tuple[int, int],
+    *,
+    every_thread: bool = False,
 ) -> Iterator[LayerEvent]:
     """Slices of the threads (tid -> pid), not in order of time.
+
+    A `runq` slice has in its args who had the core `instead` (with `instead_tid`): the thread that had it for
+    the longest part of the wait (`instead_ns`) when all switches are known, else the one that had it last.
+    `waker` is the thread that ran where the wake-up came from: it did it, or an interrupt found it there.
 
     Args:
         records: in order of time.
         window_ns: when tracing began and ended: what is open then is cut there, and says so (`open`).
+        every_thread: the records hold the switches of all threads of the host.
     """
     begin, end = window_ns
+    cores = _Cores()
     stories = {tid: _Story(since_ns=begin) for tid in threads}
 
     def event(name: str, tid: int, story: _Story, until_ns: int, args: dict[str, object]) -> LayerEvent:
@@ -165,13 +203,17 @@ def slices(
             if story.state == "blocked":
                 yield event("blocked", record.tid, story, record.at_ns, {})
             by = "" if record.by_tid == _IDLE_TID else safe_text(record.by_name, 16)
-            stories[record.tid] = _Story("runq", record.at_ns, record.core, woken_by=by)
+            stories[record.tid] = _Story("runq", record.at_ns, record.core, waker=by)
             continue
         story = stories.get(record.next_tid)
         if story is not None:
             if story.state == "runq":
                 story.core = record.core
-                yield event("runq", record.next_tid, story, record.at_ns, _why_waited(story, record))
+                args = _why_waited(story, record)
+                if every_thread:
+                    had = cores.others(record.core, record.next_tid, story.since_ns, record.at_ns)
+                    args = {**args, **_longest(had)}
+                yield event("runq", record.next_tid, story, record.at_ns, args)
             elif story.state == "blocked":
                 yield event("blocked", record.next_tid, story, record.at_ns, {})
             stories[record.next_tid] = _Story("oncpu", record.at_ns, record.core)
@@ -180,9 +222,9 @@ def slices(
             if story.state in ("oncpu", "?"):
                 # Of a thread that leaves first we know that it was there since tracing began.
                 story.core = record.core
-                args: dict[str, object] = {"ended": _ending(record.state)}
-                yield event("oncpu", record.tid, story, record.at_ns, args)
+                yield event("oncpu", record.tid, story, record.at_ns, {"ended": _ending(record.state)})
             stories[record.tid] = _left(record)
+        cores.take(record)
     for tid, story in stories.items():
         if story.state in ("oncpu", "runq", "blocked") and end > story.since_ns:
             yield event(story.state, tid, story, end, {"open": True})
@@ -204,9 +246,18 @@ def _why_waited(story: _Story, record: Switch) -> dict[str, object]:
         args["instead"], args["instead_tid"] = story.preempted_by, story.preempted_by_tid
     if story.preempted_by:
         args["preempted_by"] = story.preempted_by
-    if story.woken_by:
-        args["woken_by"] = story.woken_by
+    if story.waker:
+        args["waker"] = story.waker
     return args
+
+
+def _longest(had: Mapping[tuple[int, str], int]) -> dict[str, object]:
+    if not had:
+        return {}
+    (tid, name), ns = next(iter(had.items()))
+    args: dict[str, object] = {"instead": safe_text(name, 16), "instead_tid": tid, "instead_ns": ns}
+    also = list(dict.fromkeys(safe_text(other, 16) for _, other in list(had)[1:4]))
+    return {**args, "also": ", ".join(also)} if also else args
 
 
 def _ending(state: str) -> str:
