@@ -44,5 +44,5 @@ def collectors(pids: Sequence[int], hot: Mapping[int, int], request: CaptureRequ
             )
             made.append(StacksCollector(pid, request.max_s, why_not))
     if request.uprobes:
-        made += [UprobesCollector(pid, request.max_s) for pid in pids]
+        made.append(UprobesCollector(pids, request.max_s))
     return made

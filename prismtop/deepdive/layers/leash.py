@@ -19,7 +19,8 @@ from dataclasses import dataclass
 TRACEFS = "/sys/kernel/tracing"
 MAX_OUTPUT = 64 << 20
 """Bytes that the tool may write to a file; the kernel ends it when it writes more (RLIMIT_FSIZE)."""
-_GRACE_S = 3.0
+_GRACE_S = 10.0
+"""From being asked to end to being killed: on a busy host perf needs a while to finish its file."""
 
 _HOLDER = r"""
 import ctypes, os, resource, select, signal, sys, time

@@ -26,6 +26,8 @@ EVERY_THREAD_BELOW = 10_000
 told who had the core while a thread waited. Above, those of the traced threads only.
 """
 _RATE_S = 0.05
+_HARMLESS = "RLIMIT_MEMLOCK"
+"""bpftrace complains about it, and goes on."""
 _SCRIPT_S = 60.0
 
 
@@ -195,7 +197,7 @@ class BpftraceTracing:
         self._leash.close()
 
 
-def run_bpftrace(program: str, seconds: float, *options: str) -> Leash:
+def run_bpftrace(program: str, seconds: float) -> Leash:
     """bpftrace with its probes attached.
 
     Raises:
@@ -205,7 +207,7 @@ def run_bpftrace(program: str, seconds: float, *options: str) -> Leash:
     # Printed by a timer: BEGIN runs before the other probes are attached.
     ready = 'interval:ms:50 /@ready == 0/ { printf("ready\\n"); @ready = 1; }'
     leash = Leash(
-        [shutil.which("bpftrace") or "bpftrace", "-q", *options, "-e", program + ready],
+        [shutil.which("bpftrace") or "bpftrace", "-q", "-B", "line", "-e", program + ready],
         seconds=seconds,
         tracefs=not tracefs_mounted(),
         env={
@@ -259,6 +261,8 @@ def _until(leash: Leash, name: str, ready: Callable[[], bool]) -> None:
 
 
 def first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it gives no reason"]
+    """The line of a tool's errors that says why, safe to print."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and _HARMLESS not in line]
+    lines = lines or ["it gives no reason"]
     told = next((line for line in lines if "rror" in line or "ermi" in line), lines[0])
     return safe_text(told, 160)

@@ -1,8 +1,8 @@
 """The layer `uprobes`: how long collectives, graph launches and waits for a stream took, seen by the kernel.
 
-By bpftrace, whose probes end with it. Each call costs the target one to twenty microseconds, so only functions
-that are called a few times a batch are probed, and only when it was asked for. bpftrace gets the process
-(`-p`): breakpoints are then put into this process's memory only, not into everybody's who maps the library.
+By bpftrace, whose probes end with it. Each call costs one to twenty microseconds, so only functions that are
+called a few times a batch are probed, and only when it was asked for. A probe belongs to a file: other
+processes that use the same library pay for it too while the window lasts, but are not recorded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _EXTRA_S = 5.0
 _UPROBES = "/sys/bus/event_source/devices/uprobe"
 _NOP5 = b"\x0f\x1f\x44\x00\x00"
 _PLAIN = re.compile(r"[\w./+@-]+")
-_CALL = re.compile(r"@calls\[(\d+), (\d+), (\d+)\]: (\d+)$")
+_OPEN = re.compile(r"@begun\[(\d+), (\d+), (\d+)\]: (\d+)$")
+_CALL = re.compile(r"@calls\[(\d+), (\d+), (\d+), (\d+)\]: (\d+)$")
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ class Probe:
     Attributes:
         path: by which we open the library.
         library: its file name, safe to print.
+        file: device and inode: several processes may use the same.
     """
 
     function: str
     path: str
     library: str
+    file: tuple[int, int]
 
 
 class _NoProbes(Exception):
@@ -95,34 +98,39 @@ def _probe(pid: int, function: str, mapping: Mapping, proc: str) -> Probe:
     if head.startswith(_NOP5):
         # Since Linux 6.18 such a probe may become a call that pushes into the red zone.
         raise _NoProbes(f"in {name} it begins with a 5-byte nop, where a probe may not be safe")
-    return Probe(function, path, name)
+    found = os.stat(path)
+    return Probe(function, path, name, (found.st_dev, found.st_ino))
 
 
-def program(probes: Sequence[Probe]) -> str:
+def program(probes: Sequence[Probe], pids: Sequence[int]) -> str:
     """The bpftrace program: the calls are kept in the kernel and printed at the end."""
-    parts = []
+    parts, ours = [], "||".join(f"pid=={pid}" for pid in pids)
     for number, probe in enumerate(probes):
-        where = f"{probe.path}:{probe.function}"
-        parts.append(f"uprobe:{where} {{ @begun[tid, {number}] = nsecs; }}\n")
+        where, call = f"{probe.path}:{probe.function}", f"pid, tid, {number}"
+        parts.append(f"uprobe:{where} /{ours}/ {{ @begun[{call}] = nsecs; }}\n")
         parts.append(
-            f"uretprobe:{where} /@begun[tid, {number}]/ {{\n"
-            f"  @calls[tid, {number}, @begun[tid, {number}]] = nsecs - @begun[tid, {number}];\n"
-            f"  delete(@begun[tid, {number}]);\n}}\n"
+            f"uretprobe:{where} /@begun[{call}]/ {{\n"
+            f"  @calls[{call}, @begun[{call}]] = nsecs - @begun[{call}];\n"
+            f"  delete(@begun[{call}]);\n}}\n"
         )
     return "".join(parts)
 
 
-def parse(lines: Iterable[str], probes: Sequence[Probe], pid: int) -> list[LayerEvent]:
-    """Slices in order of time from what the program printed."""
+def parse(lines: Iterable[str], probes: Sequence[Probe], ended_ns: int) -> list[LayerEvent]:
+    """Slices in order of time from what the program printed; calls still under way end at `ended_ns`."""
     made = []
     for line in lines:
-        found = _CALL.match(line)
-        if found is None:
+        call, still = _CALL.match(line), _OPEN.match(line)
+        if call is not None:
+            pid, tid, number, began, took = map(int, call.groups())
+        elif still is not None:
+            pid, tid, number, began = map(int, still.groups())
+            took = max(0, ended_ns - began)
+        else:
             continue
-        tid, number, began, took = map(int, found.groups())
         if number < len(probes):
             probe = probes[number]
-            args = {"library": probe.library}
+            args: dict[str, object] = {"library": probe.library, **({"open": True} if still else {})}
             made.append(LayerEvent("uprobes", "slice", probe.function, began, took, pid, tid, args))
     return sorted(made, key=lambda event: event.t0_ns)
 
@@ -144,23 +152,24 @@ def why_no_uprobes(pid: int) -> str:
 
 
 class UprobesCollector:
-    """A `Collector` of one process.
+    """A `Collector`.
 
     Args:
-        pid: the process.
+        pids: the captured processes.
         max_s: longest time of the window.
     """
 
     name = "uprobes"
 
-    def __init__(self, pid: int, max_s: float) -> None:
-        self.pid, self._max_s = pid, max_s
+    def __init__(self, pids: Sequence[int], max_s: float) -> None:
+        self._pids, self._max_s = list(pids), max_s
         self._probes: list[Probe] = []
         self._reasons: list[str] = []
         self._failed = ""
         self._notes: list[str] = []
         self._leash: Leash | None = None
         self._cpu_s = 0.0
+        self._stopped_ns = 0
         self._made: list[LayerEvent] | None = None
         self._running = threading.Event()
         self._ended = threading.Event()
@@ -171,9 +180,9 @@ class UprobesCollector:
         try:
             probes, reasons = self._look()
         except _NoProbes as error:
-            return Layer(self.name, LayerState.OFF, str(error), pid=self.pid)
+            return Layer(self.name, LayerState.OFF, str(error))
         state = LayerState.PARTIAL if reasons else LayerState.ON
-        return Layer(self.name, state, "; ".join([_told(probes), *reasons]), pid=self.pid)
+        return Layer(self.name, state, "; ".join([_told(probes), *reasons]))
 
     @property
     def running(self) -> bool:
@@ -186,6 +195,7 @@ class UprobesCollector:
 
     def stop(self) -> None:
         """As `Collector.stop`."""
+        self._stopped_ns = self._stopped_ns or time.monotonic_ns()
         self._ended.set()
         if self._leash is not None:
             self._leash.stop()
@@ -203,23 +213,28 @@ class UprobesCollector:
         """As `Collector.after`."""
         count = None if self._made is None else len(self._made)
         if self._failed:
-            return Layer(self.name, LayerState.OFF, self._failed, count, self.pid)
+            return Layer(self.name, LayerState.OFF, self._failed, count)
         cost = f"cost {self._cpu_s:.2f} s of CPU"
         whole = not self._reasons and not self._notes
         reason = "; ".join([_told(self._probes), *self._reasons, *self._notes, cost])
-        return Layer(self.name, LayerState.ON if whole else LayerState.PARTIAL, reason, count, self.pid)
+        return Layer(self.name, LayerState.ON if whole else LayerState.PARTIAL, reason, count)
 
     def _look(self) -> tuple[list[Probe], list[str]]:
-        no = why_no_uprobes(self.pid)
-        if no:
-            raise _NoProbes(no)
-        try:
-            probes, reasons = find_probes(self.pid)
-        except AttachError as error:
-            raise _NoProbes(str(error)) from None
+        probes: dict[tuple[object, ...], Probe] = {}
+        reasons: dict[str, None] = {}
+        for pid in self._pids:
+            why_not = why_no_uprobes(pid)
+            if why_not:
+                raise _NoProbes(why_not)
+            try:
+                found, missing = find_probes(pid)
+            except AttachError as error:
+                raise _NoProbes(str(error)) from None
+            probes |= {(probe.file, probe.function): probe for probe in found}
+            reasons |= dict.fromkeys(missing)
         if not probes:
             raise _NoProbes("; ".join(reasons))
-        return probes, reasons
+        return list(probes.values()), list(reasons)
 
     def _run(self) -> None:
         cpu = time.thread_time()
@@ -227,7 +242,7 @@ class UprobesCollector:
             self._probes, self._reasons = self._look()
             if not self._ended.is_set():
                 seconds = self._max_s + _EXTRA_S
-                self._leash = run_bpftrace(program(self._probes), seconds, "-p", str(self.pid))
+                self._leash = run_bpftrace(program(self._probes, self._pids), seconds)
         except (_NoProbes, TracingFailed, OSError) as error:
             self._failed = str(error)
         except Exception as error:  # a failure of one layer is told, and nothing else
@@ -247,7 +262,7 @@ class UprobesCollector:
             leash.stop()
             end = leash.wait()
             self._cpu_s += end.cpu_s
-            made = parse(bpftrace_lines(leash), self._probes, self.pid)
+            made = parse(bpftrace_lines(leash), self._probes, self._stopped_ns)
             if end.code not in (0, -2) and not made:
                 self._failed = f"bpftrace ended with {end.code}: {first_line(leash.errors())}"
             if len(made) >= MAX_STORED:
