@@ -1,18 +1,48 @@
-"""Layers that are collected outside the target."""
+"""The layers that are collected from outside a target: nothing of them runs in it.
+
+| layer | how |
+|---|---|
+| `scheduler` | every switch by perf or bpftrace, else schedstat at 50 Hz; waits for the GIL at 50 Hz |
+| `stacks` | nonblocking py-spy at 20 Hz, where nothing inside the process shows its Python functions |
+| `uprobes` | `ncclAllReduce`, `cudaGraphLaunch`, `cuStreamSynchronize` by bpftrace, when asked |
+
+Counters need no collector: `Session.fast_counters` has the sampler of every reading at 10 to 20 Hz for as
+long as the window lasts, and the merge takes them from the frames.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from prismtop.deepdive.layer import Collector
-from prismtop.model import CaptureRequest
+if TYPE_CHECKING:
+    from prismtop.deepdive.layer import Collector
+    from prismtop.model import CaptureRequest
 
 
 def collectors(pids: Sequence[int], hot: Mapping[int, int], request: CaptureRequest) -> list[Collector]:
-    """Those that make sense here.
+    """One collector for each layer (and process) that is collected from outside.
 
     Args:
-        pids: captured processes.
-        hot: native id of the model thread by pid, where it is known.
+        pids: the captured processes.
+        hot: native id of the model thread, by pid, where it is known.
+        request: what was asked.
+
+    A collector with an attribute `running` begins some tenths of a second after `start`, when its tool has: a
+    window that shall be covered wholly begins once that is True. All end by themselves some seconds after
+    `request.max_s`.
     """
-    return []
+    from prismtop.deepdive.layers.scheduler import SchedulerCollector
+    from prismtop.deepdive.layers.stacks import StacksCollector, has_torch
+    from prismtop.deepdive.layers.uprobes import UprobesCollector
+
+    made: list[Collector] = [SchedulerCollector(pids, hot, request.max_s)]
+    if request.python != "off":
+        for pid in pids:
+            why_not = (
+                "not needed: what runs in the process shows its Python functions" if has_torch(pid) else ""
+            )
+            made.append(StacksCollector(pid, request.max_s, why_not))
+    if request.uprobes:
+        made.append(UprobesCollector(pids, request.max_s))
+    return made
