@@ -12,6 +12,7 @@ SESSION_EVENT = "prismtop"
 SERIES_EVENT = "prismtop_counter"
 READING_EVENT = "prismtop_reading"
 END_EVENT = "prismtop_end"
+CAPTURE_EVENT = "prismtop_capture"
 
 CAT_BATCH = "batch"
 CAT_STAGE = "stage"
