@@ -150,7 +150,12 @@ def combined(
             kept[key] = layer
     if events is None:
         return tuple(kept.values())
-    return tuple(replace(layer, events=events.get(key, 0)) for key, layer in kept.items())
+    return tuple(replace(layer, events=_counted(layer, events)) for layer in kept.values())
+
+
+def _counted(layer: Layer, events: Mapping[tuple[str, int], int]) -> int:
+    """Events of a layer of one process, or of all processes."""
+    return sum(count for (name, pid), count in events.items() if name == layer.name and layer.pid in (0, pid))
 
 
 def _failed(name: str, error: Exception) -> Layer:

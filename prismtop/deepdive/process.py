@@ -110,8 +110,12 @@ class Captured:
     def layers(self) -> tuple[Layer, ...]:
         """What was collected inside it; before that, what is planned."""
         if self.status is not None and self.status.layers and not self.failed:
+            # Why the gate kept something out is known here; the target was only told to leave it out.
+            refused = {each.name: each for each in self.admitted.layers if each.state is LayerState.OFF}
             return tuple(
-                Layer(name, LayerState(state), reason, pid=self.pid)
+                refused[name]
+                if name in refused and state == LayerState.OFF.value
+                else Layer(name, LayerState(state), reason, pid=self.pid)
                 for name, state, reason in self.status.layers
             )
         if not self.failed:

@@ -183,7 +183,7 @@ class World:
             {"target": target, "frames": frames, "fetched": fetched, "layers": events, "capture": capture}
         )
         target.write_text("[]")
-        counts = {("operators", 4242): 5000, ("scheduler", 0): len(events), ("batches", 0): 50}
+        counts = {("operators", 4242): 5000, ("scheduler", 0): len(events), ("batches", 4242): 50}
         return WrittenTrace(5051, 2, 3000, counts, ())
 
     # -- a CounterSource

@@ -10,7 +10,16 @@ import pytest
 from prismtop.commands import watch
 from prismtop.commands.context import Interrupted, closing_session
 from prismtop.errors import EXIT_FINDING, EXIT_OK, EXIT_UNAVAILABLE, UnavailableError
-from prismtop.model import AttachState, Capture, CapturePhase, CaptureRequest, Counter, HookStatus, Lost, Request
+from prismtop.model import (
+    AttachState,
+    Capture,
+    CapturePhase,
+    CaptureRequest,
+    Counter,
+    HookStatus,
+    Lost,
+    Request,
+)
 from tests.factories import make_batch, make_frame
 from tests.unit.doubles import FakeReporter, FakeSession, FakeSignals, make_context
 
