@@ -17,6 +17,8 @@ from prismtop.trace.segments import check_free, refusal
 BYTES_PER_BATCH = 1 << 20
 """Of one process while it is fetched and merged: up to 0.4 MB a batch of a profile as text, twice."""
 LEAST_BYTES = 128 << 20
+MOST_BYTES = 2 << 30
+"""A window of so many batches ends by its time."""
 
 
 def place_for(request: CaptureRequest, directory: Path | None, engine: str, processes: int) -> Path:
@@ -31,7 +33,7 @@ def place_for(request: CaptureRequest, directory: Path | None, engine: str, proc
     """
     path = Path(request.path).expanduser() if request.path else _own_name(directory or state_dir(), engine)
     check_free(path)
-    need = max(LEAST_BYTES, request.batches * processes * BYTES_PER_BATCH)
+    need = max(LEAST_BYTES, min(MOST_BYTES, request.batches * BYTES_PER_BATCH) * processes)
     for folder in (path.parent, Path(tempfile.gettempdir())):
         _check_room(folder, need)
     return path

@@ -135,8 +135,10 @@ class CaptureRun:
 
     @property
     def disturbs(self) -> bool:
-        """Whether the target's batches cost what the capture makes them cost."""
-        return any(each.posted and not each.over for each in self.processes)
+        """Whether batches cost what the capture makes them cost: in the target, or beside it."""
+        inside = any(each.posted and not each.over for each in self.processes)
+        merging = self._merging is not None and not self._merging.done
+        return inside or merging or not self._outside.stopped
 
     @property
     def over(self) -> bool:

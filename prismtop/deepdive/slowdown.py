@@ -21,7 +21,7 @@ LEAST_Z = 3.09
 
 def cost_ns(batch: Batch) -> int | None:
     """What a batch took of the engine's time: start to start while it was busy; None after an idle gap."""
-    return batch.period_ns if batch.period_ns and not batch.idle_ns else None
+    return batch.period_ns or None
 
 
 def within(batches: Iterable[Batch], start_ns: int, end_ns: int) -> tuple[Batch, ...]:

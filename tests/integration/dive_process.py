@@ -28,7 +28,7 @@ def main() -> None:
     if phase == "merging":
         driver.real_tools = lambda: replace(tools, write=slow)
     long = phase == "capturing"
-    request = CaptureRequest(batches=1_000_000 if long else 10, max_s=60.0, path=path)
+    request = CaptureRequest(batches=5_000 if long else 10, max_s=60.0, path=path)
     context, _, _ = make_context()
     context = replace(context, settings=Settings(lease_s=2.0))
     profiles = profiles_in_use()

@@ -95,7 +95,7 @@ def test_other_sizes_are_taken_when_there_are_too_few_of_the_same() -> None:
 
 
 def test_a_batch_after_an_idle_gap_says_nothing() -> None:
-    made = [replace(batch, idle_ns=5) for batch in batches([8.0] * 10)]
+    made = [replace(batch, period_ns=None) for batch in batches([8.0] * 10)]
     assert median_ms(made) is None
 
 
