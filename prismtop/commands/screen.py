@@ -134,7 +134,7 @@ def session_keys(context: Context, session: Session, lost: Callable[[], None]) -
 
     def dive() -> str:
         session.deepdive(request)
-        return ""
+        return "the same key cancels it"
 
     def cancel() -> str:
         return "" if session.cancel_deepdive() is not None else "no capture is running"

@@ -17,6 +17,8 @@ from prismtop.session import CounterSource
 from prismtop.sources.probe_link import ProbeLink
 
 CLOSE_S = 3.0
+CLOSE_IDLE_S = 0.2
+"""An idle engine cannot answer; leaving it takes the command away too."""
 CLOSE_MERGING_S = 20.0
 DISTURBED = "captured by a DeepDive"
 READONLY = "read-only: nothing may change the engine beyond the Sentinel probe."
@@ -163,8 +165,9 @@ class DeepDive:
         elif not run.capture.phase.final:
             run.end(CapturePhase.CANCELLED)
             said = ("the capture was cancelled",)
-        run.wait(CLOSE_S)
-        if not run.over:
+        begun = run.begun
+        run.wait(CLOSE_S if begun else CLOSE_IDLE_S)
+        if begun and not run.over:
             said += ("a capture has not ended in the engine yet: its probe stops it when its lease ends",)
         return said
 

@@ -11,7 +11,7 @@ SLOWDOWN = "batches take about a tenth longer in the window"
 
 _PHASES = {
     CapturePhase.PREPARING: "preparing",
-    CapturePhase.ARMED: "starts with the next request",
+    CapturePhase.ARMED: "armed: starts with the next batch",
     CapturePhase.EXPORTING: "the engine hands out its profile",
     CapturePhase.MERGING: "writing the trace",
     CapturePhase.CANCELLED: "cancelled: no file was written",
@@ -108,7 +108,7 @@ def residual_text(capture: Capture) -> str:
         return ""
     after = f"median batch {_ms(capture.after_ms)} afterwards" if capture.after_ms else "afterwards"
     if capture.residual is None:
-        return f"{after}: too few batches to tell whether a slowdown has stayed"
+        return f"{after}: whether a slowdown has stayed cannot be told (too few, or too different batches)"
     if not capture.residual:
         return f"{after}: no slowdown has stayed"
     share = (

@@ -141,6 +141,11 @@ class CaptureRun:
         return inside or merging or not self._outside.stopped
 
     @property
+    def begun(self) -> bool:
+        """Whether something has been started inside the target."""
+        return any(each.posted and each.phase not in BEFORE_WINDOW[:2] for each in self.processes)
+
+    @property
     def over(self) -> bool:
         """Whether nothing of it runs any more, here or in the target."""
         return self.capture.phase.final and self._left()
@@ -200,7 +205,7 @@ class CaptureRun:
     def _on_armed(self, frame: Frame) -> None:
         """All are posted in one tick; the collectors outside are there first, while the engine is busy."""
         busy = self._now_ns - self._busy_ns < BUSY_NS
-        begun = any(each.posted and each.phase not in BEFORE_WINDOW[:2] for each in self.processes)
+        begun = self.begun
         if busy or begun:
             self._outside.start()
         elif self._outside.running:

@@ -54,12 +54,13 @@ def median_ms(batches: Sequence[Batch]) -> float | None:
 
 
 def slower(before: Sequence[Batch], after: Sequence[Batch]) -> bool | None:
-    """Whether batches cost measurably more afterwards; None when there are too few to tell.
+    """Whether batches cost measurably more afterwards; None when it cannot be told.
 
     What is compared is the cost over the expected cost where every batch has an expectation, else the cost.
-    Slower is: a shift of the median above `LEAST_SHIFT` and above twice what the median of `before` shifts by
-    itself from its first half to its second (batches that follow each other are alike, so that a rank test
-    alone finds something in any load), which Mann-Whitney's test (with ties) finds at 0.1 % as well.
+    Not slower is a median that has shifted by `LEAST_SHIFT` at most. Slower is a larger shift which is above
+    twice what the median of `before` shifts by itself from its first half to its second (batches that follow
+    each other are alike, so that a rank test alone finds something in any load), and which Mann-Whitney's
+    test (with ties) finds at 0.1 % as well. Anything between is neither, as are too few batches.
     """
     expected = all(_expected(batch) for batch in (*before, *after))
     old, new = _values(before, expected), _values(after, expected)
@@ -68,7 +69,9 @@ def slower(before: Sequence[Batch], after: Sequence[Batch]) -> bool | None:
     half = len(old) // 2
     own = abs(median(old[half:]) / median(old[:half]) - 1)
     shift = median(new) / median(old) - 1
-    return shift > max(LEAST_SHIFT, 2 * own) and mann_whitney_z(old, new) > LEAST_Z
+    if shift <= LEAST_SHIFT:
+        return False
+    return True if shift > 2 * own and mann_whitney_z(old, new) > LEAST_Z else None
 
 
 def _expected(batch: Batch) -> int:

@@ -92,7 +92,7 @@ class Capture:
         before_ms, during_ms, after_ms: median time of a batch (start to start while busy), before the window,
             in it without its start and stop, and after it; None where there were too few batches.
         residual: whether batches cost measurably more after it than before; None while it is not tested, or
-            where there are too few comparable batches. It and `after_ms` come after the trace is written.
+            where it cannot be told. It and `after_ms` come after the trace is written.
         path: the merged trace once it is on disk.
         size_bytes: of it.
         clock_error_ns: largest error of aligning a layer to CLOCK_MONOTONIC; None nothing was aligned.

@@ -33,9 +33,7 @@ class Engine:
     def answers(self) -> bool:
         """Whether a request gets its tokens."""
         body = json.dumps({"prompt_len": 8, "max_tokens": 3}).encode()
-        request = urllib.request.Request(
-            f"{self.url}/generate", body, {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(f"{self.url}/generate", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             return len(answer.read().splitlines()) >= 3
 

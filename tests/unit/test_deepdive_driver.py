@@ -129,7 +129,9 @@ def test_an_idle_engine_is_armed_without_collectors_until_its_next_request(world
     assert not [each for each in world.collectors if each.calls]
     world.script = script(world.now_ns)
     assert world.until_final().phase is CapturePhase.DONE
-    assert [each.calls for each in world.collectors if each.calls] == [["start", "stop", "after", "events"]]
+    assert [each.calls for each in world.collectors if each.calls] == [
+        ["start", "stop", "after", "events", "after"]
+    ]
 
 
 def test_an_engine_that_becomes_idle_has_its_collectors_stopped(world: World) -> None:
@@ -139,7 +141,7 @@ def test_an_engine_that_becomes_idle_has_its_collectors_stopped(world: World) ->
     assert world.collectors[-1].calls == ["start"]
     world.tick(0, idle_s=5.0)
     world.tick(0, idle_s=5.0)
-    assert world.collectors[-1].calls == ["start", "stop", "after"]
+    assert world.collectors[-1].calls == ["start", "stop"]
 
 
 def test_a_probe_that_is_itself_only_armed_is_waited_for(world: World) -> None:
@@ -387,9 +389,18 @@ def test_closing_after_a_capture_says_nothing(world: World) -> None:
 def test_closing_says_when_the_target_does_not_answer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prismtop.deepdive.driver.CLOSE_S", 0.02)
     world.obeys = False
+    world.script = [DeepStatus("capturing")]
     world.start()
     world.tick()
     assert "when its lease ends" in world.deepdive.close()[-1]
+
+
+def test_an_idle_engine_is_not_waited_for_when_the_session_closes(world: World) -> None:
+    world.obeys = False
+    world.script = [DeepStatus("waiting")]
+    world.start()
+    world.tick()
+    assert world.deepdive.close() == ("the capture was cancelled",)
 
 
 def test_a_write_that_is_under_way_is_finished_when_the_session_closes(world: World) -> None:

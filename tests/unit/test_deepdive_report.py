@@ -80,7 +80,7 @@ def test_what_was_not_measured_is_said() -> None:
     [
         (8.1, False, "median batch 8.1 ms afterwards: no slowdown has stayed"),
         (9.6, True, "median batch 9.6 ms afterwards: a slowdown of 20 % HAS STAYED"),
-        (9.6, None, "median batch 9.6 ms afterwards: too few batches to tell"),
+        (9.6, None, "median batch 9.6 ms afterwards: whether a slowdown has stayed cannot be told"),
         (None, None, ""),
     ],
 )

@@ -31,7 +31,7 @@ STATE_MEANINGS = {
 
 CAPTURE_WORDS = {
     CapturePhase.PREPARING: "prepares",
-    CapturePhase.ARMED: "waits for a request",
+    CapturePhase.ARMED: "armed",
     CapturePhase.EXPORTING: "collects",
     CapturePhase.MERGING: "writes",
 }
