@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BEFORE_BATCHES = 60
 BEFORE_S = 3.0
 """Batches to compare with are waited for, this long at most."""
-AFTER_S = 12.0
+AFTER_S = 35.0
 
 
 def run(context: Context, pids: Sequence[int], request: CaptureRequest, *, agreed: bool) -> int:

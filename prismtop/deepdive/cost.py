@@ -12,6 +12,9 @@ BEFORE_NS = 30_000_000_000
 AFTER_BATCHES = 100
 AFTER_NS = 10_000_000_000
 """After so long what has come must do."""
+LOOKS = 3
+AGAIN_NS = 3_000_000_000
+"""A slowdown has stayed when it is found so many times in a row, so far apart: others use the machine too."""
 
 
 class Cost:
@@ -26,6 +29,8 @@ class Cost:
         self._before = tuple(b for b in history if started_ns - BEFORE_NS < b.end_ns < started_ns)
         self._after: list[Batch] = []
         self._told = False
+        self._slower = 0
+        self._from_ns = 0
         self.inside: Sequence[Batch] = ()
         self.after_ms: float | None = None
         self.residual: bool | None = None
@@ -44,12 +49,20 @@ class Cost:
         """Gather batches that began after `since_ns`; True once, when the verdict is there."""
         if self._told:
             return False
-        self._after += slowdown.within(frame.new_batches, since_ns, frame.time_ns)
-        if len(self._after) < AFTER_BATCHES and frame.time_ns - since_ns < AFTER_NS:
+        self._from_ns = self._from_ns or since_ns
+        self._after += slowdown.within(frame.new_batches, self._from_ns, frame.time_ns)
+        passed = frame.time_ns - self._from_ns
+        if len(self._after) < AFTER_BATCHES and passed < AFTER_NS:
             return False
-        self._told = True
+        if self._slower and passed < AGAIN_NS:
+            return False
         reference = self.inside or self._before
         _, before, after = slowdown.comparable(reference, self._before, self._after)
-        self.after_ms = slowdown.median_ms(after)
-        self.residual = slowdown.slower(before, after)
+        slower = slowdown.slower(before, after)
+        if slower and self._slower < LOOKS - 1:
+            self._slower += 1
+            self._after, self._from_ns = [], frame.time_ns
+            return False
+        self._told = True
+        self.after_ms, self.residual = slowdown.median_ms(after), slower
         return True

@@ -116,7 +116,7 @@ def residual_text(capture: Capture) -> str:
         if (capture.after_ms and capture.before_ms)
         else ""
     )
-    return f"{after}: a slowdown{share} HAS STAYED; a restart of the engine takes it away"
+    return f"{after}: a slowdown{share} HAS STAYED, of the capture or of something else"
 
 
 def result_lines(capture: Capture) -> list[str]:

@@ -94,10 +94,21 @@ def test_counters_are_read_faster_in_the_window_only(world: World) -> None:
 def test_a_slowdown_that_stays_is_found(world: World) -> None:
     world.start()
     world.until_final()
-    for _ in range(20):
-        capture = world.tick(ms=9.0)
+    for _ in range(50):
+        capture = world.tick(ms=9.0, idle_s=0.3)
     assert capture is not None
     assert (capture.residual, capture.after_ms) == (True, pytest.approx(9.0))
+
+
+def test_a_slowdown_that_goes_away_has_not_stayed(world: World) -> None:
+    world.start()
+    world.until_final()
+    for _ in range(15):
+        world.tick(ms=9.0)
+    for _ in range(40):
+        capture = world.tick(ms=8.0, idle_s=0.3)
+    assert capture is not None
+    assert (capture.residual, capture.after_ms) == (False, pytest.approx(8.0))
 
 
 def test_an_engine_as_fast_as_before_has_no_slowdown(world: World) -> None:
