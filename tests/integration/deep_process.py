@@ -7,6 +7,7 @@ when it begins; a capture that is ready stays unfetched.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +29,12 @@ def main() -> None:
     link = source._links[0]
     options = replace(OPTIONS, batches=batches, max_s=60.0, max_events=400_000)
     dive = DeepLink(link, options)
-    dive.prepare()
-    print("attached", flush=True)
+    preparing = threading.Thread(target=dive.prepare, daemon=True)
+    preparing.start()
     phase = started = ""
     while True:
         source.poll()
-        if not started and link.status.base_ns:
+        if not started and not preparing.is_alive():
             dive.start()
             started = "yes"
         now = dive.poll().phase if started else ""
