@@ -175,7 +175,7 @@ class DeepLink:
         """The command waits until the probe has all its hooks in: setting up has no time for a guest."""
         ring = self._link.ring
         status = self._link.status
-        if ring is None or self._number or status.todo or not status.base_ns:
+        if ring is None or self._number or status.todo or not status.base_ns or ring.pending:
             return
         self._number = ring.load(self._data)
         if self._options.operators:
@@ -184,15 +184,21 @@ class DeepLink:
     def cancel(self) -> None:
         """End it and leave no file; in the thread that polls the link. Nothing when it has ended."""
         self._cancelled = True
+        self._release()
+
+    def _release(self) -> None:
         ring = self._link.ring
-        if self._number and not self._released and ring is not None and ring.state == agent.RUNNING:
-            self._released = True
-            ring.command(agent.OP_CANCEL)
+        if not self._number or self._released or ring is None or ring.state != agent.RUNNING:
+            return
+        if ring.pending and ring.acknowledged >= self._number:
+            return  # somebody else's command: it must not be lost
+        self._released = True
+        ring.command(agent.OP_CANCEL)
 
     def poll(self) -> DeepStatus:
         """How it stands; in the thread that polls the link. Cheap."""
-        if self._fetched and not self._released:
-            self.cancel()
+        if self._fetched or self._cancelled:
+            self._release()
         if self._status.phase in FINAL:
             return self._status
         self._status = self._look()
@@ -222,6 +228,10 @@ class DeepLink:
             return self._gone(why)
         if not os.path.exists(f"/proc/{self.pid}"):
             return self._gone("the process ended")
+        if ring.acknowledged >= self._number and ring.guest_told().get("load") != self._number:
+            # Another command took its place before the engine had seen it.
+            self._number = 0
+            return self._look()
         if self._status.phase == "capturing" and ring.guest_batches != self._status.batches:
             return _with(self._status, batches=min(ring.guest_batches, 1 << 31))
         return self._status

@@ -220,6 +220,11 @@ class Ring:
         return self.command(agent.OP_LOAD, len(data))
 
     @property
+    def pending(self) -> bool:
+        """Whether a command waits for a batch boundary: another one would take its place."""
+        return int(self._words[agent.W_COMMAND]) > self.acknowledged
+
+    @property
     def guest_batches(self) -> int:
         """Batch boundaries that the deep capture has seen in its window."""
         return int(self._words[agent.W_GUEST_COUNT])
