@@ -56,7 +56,7 @@ class SchedulerCollector:
         self._poller: Poller | None = None
         self._at_first: list[Thread] = []
         self._ran_ns: dict[int, int] = {}
-        self._altogether = 0
+        self._chosen = self._altogether = 0
         self._window_ns = (0, 0)
         self._refused: list[str] = []
         self._notes: list[str] = []
@@ -109,7 +109,7 @@ class SchedulerCollector:
             return Layer(self.name, state, self._failed, count)
         traced = self._tracing is not None
         what = [f"{self._tracing.how}, every switch" if self._tracing else f"sampled at {RATE_HZ} Hz"]
-        most = len(self._at_first)
+        most = self._chosen
         what.append(f"{most} of {self._altogether} threads" if most < self._altogether else f"{most} threads")
         if self._tracing is None:
             what.append("how long is exact, when is known to 20 ms")
@@ -168,6 +168,7 @@ class SchedulerCollector:
             gil[pid], why_not = gil_range(pid)
             if why_not:
                 self._refused.append(f"no GIL waits of {pid}: {why_not}")
+        self._chosen = len(self._at_first)
         polled = [(thread.pid, thread.tid) for thread in self._at_first[:MOST_POLLED]]
         self._poller = Poller(polled, gil, schedstat=self._tracing is None)
         # What a thread that never switches did is told by how long it ran.
