@@ -189,7 +189,7 @@ def test_nothing_is_left_when_the_collector_is_killed_at_any_moment(
     made = library(tmp_path, NCCL)
     pid = process(f"import ctypes, time; ctypes.CDLL({str(made)!r})\nwhile True: time.sleep(0.001)")
     mounts = Path("/proc/mounts").read_text()
-    for turn in range(5):
+    for turn in range(3):
         mark = f"prismtop-test-{os.getpid()}-{turn}"
         owner = subprocess.Popen(
             [sys.executable, "-c", OWNER, str(pid), "0.7"],

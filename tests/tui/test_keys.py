@@ -261,7 +261,7 @@ async def test_plus_and_minus_change_the_rate_of_the_screen(key: str, hz: float)
 async def test_the_help_page_scrolls_to_its_end() -> None:
     async with still() as (app, pilot):
         await tap(pilot, "f1", "end")
-        assert "tensor-parallel ranks." in screen_text(app)
+        assert "says how (prismtop, 1 s)" in screen_text(app)
         await tap(pilot, "home", "down", "pagedown", "pageup", "up")
         assert "keys in the list" in screen_text(app)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from prismtop.deepdive.layers import collectors, switch_tracing, tracing
+from prismtop.deepdive.layers import collectors, stacks, switch_tracing, tracing
 from prismtop.deepdive.layers.gil import gil_range
 from prismtop.deepdive.layers.leash import Leash
 from prismtop.deepdive.layers.polling import Poller
@@ -257,8 +259,6 @@ def test_a_process_that_is_gone_fails_its_layer_only() -> None:
 
 
 def test_the_model_thread_and_the_main_thread_come_first() -> None:
-    import threading
-
     started, end = threading.Event(), threading.Event()
 
     def idle() -> None:
@@ -323,7 +323,8 @@ def py_spy() -> object:
     ]
 
 
-def test_samples_become_slices_on_the_clock_of_everything_else() -> None:
+def test_samples_become_slices_on_the_clock_of_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacks, "native_id", lambda pid, ident: {(12847, 0x7F00AA): 12847}[pid, ident])
     events = parse_stacks(py_spy(), 12847, began_ns=10**12)
     assert [(event.name, event.tid, event.t0_ns - 10**12, event.dur_ns) for event in events] == [
         ("spin", 12869, 539_414_000, 379_656_000),
@@ -338,6 +339,20 @@ def test_samples_become_slices_on_the_clock_of_everything_else() -> None:
 )
 def test_what_is_no_trace_gives_no_slices(text: str) -> None:
     assert parse_stacks(json.loads(text), 1, 0) == []
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or platform.machine() != "x86_64", reason="needs glibc on x86_64"
+)
+def test_a_thread_that_is_known_by_its_ident_is_found() -> None:
+    found: list[int] = []
+    me = os.getpid()
+    thread = threading.Thread(target=lambda: found.append(stacks.native_id(me, threading.get_ident())))
+    thread.start()
+    thread.join()
+    assert found == [thread.native_id]
+    assert stacks.native_id(me, threading.main_thread().ident or 0) == me
+    assert stacks.native_id(me, 0x1000) == 0
 
 
 # Uprobes

@@ -95,6 +95,17 @@ def test_with_all_switches_known_the_one_that_had_the_core_longest_is_named() ->
     )
 
 
+def test_a_wait_that_has_not_ended_names_who_has_the_core() -> None:
+    events = made(
+        Wakeup(10 * MS, 1, 7, 3, "a"), switch(20 * MS, 8, "S", 9, name="left first", next_name="hog"),
+        every_thread=True,
+    )  # fmt: skip
+    waited = next(event for event in events if event.name == "runq")
+    assert waited.args["open"] is True
+    assert (waited.args["instead"], waited.args["instead_ns"]) == ("hog", 80 * MS)
+    assert waited.args["also"] == "left first"
+
+
 def test_a_wait_behind_an_idle_core_blames_nobody() -> None:
     events = made(
         Wakeup(10 * MS, 1, 7, 0, "swapper/1"), switch(10 * MS + 30 * US, 0, "R", 7, name="swapper/1")

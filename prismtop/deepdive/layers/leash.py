@@ -215,6 +215,14 @@ class Leash:
                 continue
         self._files, self._told = [], -1
 
+    def __del__(self) -> None:
+        """A capture that was given up leaves neither a tool nor open files."""
+        if self._files and hasattr(self, "_process"):
+            self._process.poll()
+            self.kill()
+            for fd in (*self._files, self._told):
+                os.close(fd)
+
     def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None
         try:

@@ -23,6 +23,7 @@ from prismtop.model import Layer, LayerState
 MAX_SLICES = 200_000
 _EXTRA_S = 5.0
 """A tool ends by itself so long after the window's longest time."""
+_READ_S = 90.0
 
 Way = tuple[str, Callable[[], "Missing | None"], Callable[[Sequence[int], float], Tracing]]
 WAYS: tuple[Way, ...] = (
@@ -55,7 +56,7 @@ class SchedulerCollector:
         self._poller: Poller | None = None
         self._at_first: list[Thread] = []
         self._ran_ns: dict[int, int] = {}
-        self._altogether = 0
+        self._chosen = self._altogether = 0
         self._window_ns = (0, 0)
         self._refused: list[str] = []
         self._notes: list[str] = []
@@ -79,7 +80,7 @@ class SchedulerCollector:
 
     @property
     def running(self) -> bool:
-        """Whether it collects now: what happens from here on is in its events."""
+        """Whether it collects now, or failed: what happens from here on is in its events."""
         return self._running.is_set()
 
     def start(self) -> None:
@@ -91,22 +92,24 @@ class SchedulerCollector:
         self._ended.set()
 
     def events(self) -> Iterator[LayerEvent]:
-        """As `Collector.events`: waits for the tool to end and reads what it stored."""
+        """As `Collector.events`: waits until what the tool stored is read, which began with `stop`."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join(_READ_S)
         if self._made is None:
-            self._ended.set()
-            if self._thread.ident is not None:
-                self._thread.join(30.0)
-            self._made = sorted(self._collect(), key=lambda event: event.t0_ns)
-        yield from self._made
+            self._failed = self._failed or "what the tool stored was not read in time"
+        yield from self._made or ()
 
     def after(self) -> Layer:
         """As `Collector.after`."""
         count = None if self._made is None else len(self._made)
         if self._failed:
-            return Layer(self.name, LayerState.OFF, self._failed, count)
+            # Waits for the GIL were seen all the same.
+            state = LayerState.PARTIAL if count else LayerState.OFF
+            return Layer(self.name, state, self._failed, count)
         traced = self._tracing is not None
         what = [f"{self._tracing.how}, every switch" if self._tracing else f"sampled at {RATE_HZ} Hz"]
-        most = len(self._at_first)
+        most = self._chosen
         what.append(f"{most} of {self._altogether} threads" if most < self._altogether else f"{most} threads")
         if self._tracing is None:
             what.append("how long is exact, when is known to 20 ms")
@@ -117,19 +120,26 @@ class SchedulerCollector:
         return Layer(self.name, LayerState.ON if whole else LayerState.PARTIAL, reason, count)
 
     def _run(self) -> None:
-        """In a thread of its own: begin with the best way, poll, end."""
+        """In a thread of its own: begin with the best way, poll, end, read what was stored."""
         cpu = time.thread_time()
         try:
             self._begin()
             self._running.set()
             self._poll()
-        except Exception as error:  # a failure of one layer is told, and nothing else
-            self._failed = f"{type(error).__name__}: {error}"
-        finally:
             if self._tracing is not None:
                 self._tracing.stop()
             self._window_ns = (self._window_ns[0], time.monotonic_ns())
             self._last_look()
+            self._made = sorted(self._collect(), key=lambda event: event.t0_ns)
+        except Exception as error:  # a failure of one layer is told, and nothing else
+            self._failed = f"{type(error).__name__}: {error}"
+        finally:
+            if self._tracing is not None:
+                self._tracing.close()
+            if self._poller is not None:
+                self._poller.close()
+            self._running.set()
+            self._made = self._made or []
             self._cpu_s += time.thread_time() - cpu
 
     def _begin(self) -> None:
@@ -158,6 +168,7 @@ class SchedulerCollector:
             gil[pid], why_not = gil_range(pid)
             if why_not:
                 self._refused.append(f"no GIL waits of {pid}: {why_not}")
+        self._chosen = len(self._at_first)
         polled = [(thread.pid, thread.tid) for thread in self._at_first[:MOST_POLLED]]
         self._poller = Poller(polled, gil, schedstat=self._tracing is None)
         # What a thread that never switches did is told by how long it ran.
@@ -193,16 +204,11 @@ class SchedulerCollector:
             if poller.full:
                 self._notes.append("polling ended early: too many events")
             yield from poller.events()
-            poller.close()
         if tracing is not None:
-            cpu = time.thread_time()
             try:
                 yield from self._traced(tracing)
             except TracingFailed as error:
                 self._failed = str(error)
-            finally:
-                tracing.close()
-                self._cpu_s += time.thread_time() - cpu
 
     def _traced(self, tracing: Tracing) -> Iterator[LayerEvent]:
         records, wrong, cpu_s = tracing.read()

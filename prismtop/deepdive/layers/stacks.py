@@ -7,6 +7,7 @@ shorter than a period is seen by chance, and both ends are uncertain by a period
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,11 +16,12 @@ from prismtop.deepdive.layers.leash import Leash
 from prismtop.model import Layer, LayerState
 from prismtop.safe_text import safe_text
 from prismtop.sources.stacks import RATE_HZ, THREAD, explain_py_spy, find_py_spy
-from prismtop.targets.procfs import mapped_files
+from prismtop.targets.procfs import mapped_files, read_status
 
 PERIOD_NS = 10**9 // RATE_HZ
 MAX_EVENTS = 200_000
 _EXTRA_S = 5
+_TID_AT = 0x2D0
 _NO_PY_SPY = "py-spy is not installed beside prismtop. `pip install py-spy`"
 
 
@@ -151,11 +153,29 @@ def parse(records: Any, pid: int, began_ns: int) -> list[LayerEvent]:
 
 
 def _identity(number: str, label: str, pid: int) -> tuple[int, str]:
-    """Native id and name of a thread; CPython 3.10 and older tell the id of the main thread only."""
+    """Native id and name of a thread."""
     name = safe_text(label.partition("): ")[2], 64)
-    if number.isdecimal():
-        return int(number), name
-    return (pid if name == "MainThread" else 0), name
+    return (int(number) if number.isdecimal() else native_id(pid, int(number, 16))), name
+
+
+def native_id(pid: int, ident: int) -> int:
+    """The thread with this ident (pthread_self(3)), which is all that CPython 3.10 and older know; 0 unknown.
+
+    glibc's `struct pthread` has the kernel's id of its thread at this offset on x86_64 (nptl/descr.h, 2.4 to
+    2.41); what is read there counts only when it is the id of a thread of the process.
+    """
+    from prismtop.attach.errors import AttachError
+    from prismtop.attach.memory import read
+
+    try:
+        inside = int.from_bytes(read(pid, ident + _TID_AT, 4), "little")
+        for name in os.listdir(f"/proc/{pid}/task"):
+            status = read_status(int(name), f"/proc/{pid}/task")
+            if status is not None and status.ns_pid == inside:
+                return int(name)
+    except (AttachError, OSError):
+        return 0
+    return 0
 
 
 def _slice(

@@ -144,13 +144,19 @@ class _Story:
 
 
 class _Cores:
-    """Who had each core since when. Of a core of which only some switches are known it tells nothing."""
+    """Who had each core since when; right only when all switches are known.
 
-    def __init__(self) -> None:
+    Args:
+        begin_ns: when tracing began: who leaves a core first had it since then.
+    """
+
+    def __init__(self, begin_ns: int) -> None:
+        self._begin_ns = begin_ns
         self._given: dict[int, list[tuple[int, int, str]]] = {}
 
     def take(self, record: Switch) -> None:
-        self._given.setdefault(record.core, []).append((record.at_ns, record.next_tid, record.next_name))
+        given = self._given.setdefault(record.core, [(self._begin_ns, record.tid, record.name)])
+        given.append((record.at_ns, record.next_tid, record.next_name))
 
     def others(self, core: int, tid: int, begin_ns: int, end_ns: int) -> dict[tuple[int, str], int]:
         """ns that other threads had the core between two times, the longest first."""
@@ -185,7 +191,7 @@ def slices(
         every_thread: the records hold the switches of all threads of the host.
     """
     begin, end = window_ns
-    cores = _Cores()
+    cores = _Cores(begin)
     stories = {tid: _Story(since_ns=begin) for tid in threads}
 
     def event(name: str, tid: int, story: _Story, until_ns: int, args: dict[str, object]) -> LayerEvent:
@@ -206,6 +212,8 @@ def slices(
             stories[record.tid] = _Story("runq", record.at_ns, record.core, waker=by)
             continue
         story = stories.get(record.next_tid)
+        if every_thread:
+            cores.take(record)
         if story is not None:
             if story.state == "runq":
                 story.core = record.core
@@ -224,10 +232,10 @@ def slices(
                 story.core = record.core
                 yield event("oncpu", record.tid, story, record.at_ns, {"ended": _ending(record.state)})
             stories[record.tid] = _left(record)
-        cores.take(record)
     for tid, story in stories.items():
         if story.state in ("oncpu", "runq", "blocked") and end > story.since_ns:
-            yield event(story.state, tid, story, end, {"open": True})
+            had = cores.others(story.core, tid, story.since_ns, end) if story.state == "runq" else {}
+            yield event(story.state, tid, story, end, {"open": True, **_longest(had)})
 
 
 def _left(record: Switch) -> _Story:
