@@ -8,6 +8,8 @@ What limits a batch (`Bound`), by one rule with two numbers:
   the batch to the end of the last one. The device waited for launches.
 * `host`: otherwise. The device waited for something else that the host did: scheduling, preparing,
   sampling, answering.
+* It cannot be told when nothing at all ran on the device during the batch: its work came later, or the trace
+  does not show it.
 
 Time on the device is what overlaps the batch's interval on the host. With overlapped scheduling part of it
 belongs to the batch before, so figures of single batches shift by that; sums over batches do not.
@@ -85,7 +87,18 @@ def stage_spans(batch: Batch, name: str, pid: int) -> list[Span]:
             at = max(at, until)
         if end > at:
             made.append((at, end))
-    return sorted(made)
+    return _disjoint(made)
+
+
+def _disjoint(spans: Sequence[Span]) -> list[Span]:
+    """Their union: a stage may be measured by several hooks, one inside the other."""
+    made: list[Span] = []
+    for start, end in sorted(spans):
+        if made and start <= made[-1][1]:
+            made[-1] = (made[-1][0], max(made[-1][1], end))
+        else:
+            made.append((start, end))
+    return made
 
 
 class ProcessTime:
@@ -185,7 +198,7 @@ class ProcessTime:
 
     def _bound(self, batch: Batch, whole: Part, launching: Sequence[Span]) -> Bound | None:
         """See the head of this module."""
-        if whole.device is None or not whole.wall_ns:
+        if whole.device is None or not whole.device.busy_ns:
             return None
         if whole.device.busy_ns >= BUSY * whole.device.devices * whole.wall_ns:
             return Bound.DEVICE
