@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Kind(IntEnum):
@@ -90,6 +96,17 @@ class Activities:
         if kind:
             self.names.append(name)
         return made
+
+
+@dataclass(frozen=True)
+class PartOfTrace:
+    """One collection of spans: their times, which of them count, and whose tracks they lie on."""
+
+    activities: Activities
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    good: NDArray[np.bool_]
+    owners: Mapping[int, tuple[int, int]]
 
 
 def kind_of(cat: str, name: str) -> Kind:

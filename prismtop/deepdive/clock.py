@@ -89,7 +89,7 @@ def align(markers: Sequence[Marker], wall_minus_mono_ns: int) -> Alignment:
         )
     ends = _ends(sorted(markers, key=lambda marker: marker.at_ns))
     tightest = [min(end, key=_difference) for end in ends]
-    errors = [_error(end, best) for end, best in zip(ends, tightest, strict=True)]
+    errors = _errors(ends, tightest)
     error = None if None in errors else max(e for e in errors if e is not None)
     first = tightest[0]
     if len(ends) == 1:
@@ -123,14 +123,27 @@ def _ends(ordered: Sequence[Marker]) -> list[Sequence[Marker]]:
     return [ordered[: cut + 1], ordered[cut + 1 :]]
 
 
-def _error(end: Sequence[Marker], best: Marker) -> int | None:
-    """Most that the tightest marker of an end is late by.
+def _errors(ends: Sequence[Sequence[Marker]], tightest: Sequence[Marker]) -> list[int | None]:
+    """Most that the tightest marker of each end is late by; None with a single marker and nothing else.
 
     A profiler that counts CLOCK_REALTIME, as Kineto does, says it itself: its time of the marker less the
-    reading inside it. Otherwise it is taken from the next tightest marker; None with a single one.
+    reading inside it. Where its clock has drifted from that, the lateness at the other end holds as well, or
+    the distance to the next tightest marker where that is larger.
     """
+    said = [_lateness(end, best) for end, best in zip(ends, tightest, strict=True)]
+    made: list[int | None] = []
+    for number, (end, best) in enumerate(zip(ends, tightest, strict=True)):
+        others = [_difference(marker) - _difference(best) for marker in end if marker is not best]
+        elsewhere = [late for n, late in enumerate(said) if n != number and late is not None]
+        bounds = [late for late in (said[number],) if late is not None]
+        if others:
+            bounds.append(max([min(others), *elsewhere]) if elsewhere else min(others))
+        made.append(min(bounds, default=None) if said[number] is None or elsewhere else said[number])
+    return made
+
+
+def _lateness(end: Sequence[Marker], best: Marker) -> int | None:
     late = best.at_ns - best.real_ns
-    if 0 <= late <= _LATE_NS:
-        return late + max(0, best.real_ns - best.mono_ns - min(m.real_ns - m.mono_ns for m in end))
-    others = [_difference(marker) - _difference(best) for marker in end if marker is not best]
-    return min(others) if others else None
+    if not 0 <= late <= _LATE_NS:
+        return None
+    return late + max(0, best.real_ns - best.mono_ns - min(m.real_ns - m.mono_ns for m in end))

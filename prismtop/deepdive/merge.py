@@ -26,7 +26,7 @@ from prismtop.deepdive.sources import (
 from prismtop.deepdive.survey import Survey, survey_of
 from prismtop.deepdive.tracks import CaptureTracks, native_threads
 from prismtop.errors import PrismtopError, UnavailableError
-from prismtop.model import Capture, Frame, Layer
+from prismtop.model import Capture, Frame, Layer, LayerState
 from prismtop.safe_text import safe_text
 from prismtop.trace.events import Encoder
 from prismtop.trace.metadata import json_object
@@ -108,6 +108,7 @@ def write_trace(
         merger.add_process(one)
     merger.add_layers(layers)
     merger.survey()
+    merger.break_down()
     return merger.write(target)
 
 
@@ -163,6 +164,30 @@ class _Merger:
 
     def _window(self) -> tuple[int, int]:
         return self._frames[0].time_ns - FAR_NS, self._frames[-1].time_ns + FAR_NS
+
+    def break_down(self) -> None:
+        """Tell of every batch what device and host did in it."""
+        from prismtop.deepdive.breakdown import breakdowns
+        from prismtop.deepdive.timeline import timeline_of
+
+        profiles = [source for source in self._sources if isinstance(source, ProfileSource)]
+        known = {one.pid: one.model_thread for one in profiles if one.model_thread is not None}
+        collected = {layer.name for layer in self._capture.layers if layer.state is not LayerState.OFF}
+        timeline = timeline_of(
+            [survey.part(self._tracks) for survey in self._surveys],
+            model_threads=known,
+            layers=frozenset(collected),
+            windows={one.pid: one.window for one in profiles if one.window is not None},
+        )
+        batches = [batch for frame in self._frames for batch in frame.new_batches]
+        found = iter(breakdowns(timeline, batches))
+        self._frames = [
+            replace(
+                frame,
+                new_batches=tuple(replace(batch, breakdown=next(found)) for batch in frame.new_batches),
+            )
+            for frame in self._frames
+        ]
 
     def write(self, target: Path) -> WrittenTrace:
         encoder = Encoder(self._frames[0])

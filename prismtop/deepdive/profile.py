@@ -97,7 +97,7 @@ class Profile:
                     if event.ph != "X" or not isinstance(name, str) or at is None:
                         continue
                     if name.startswith(MARKER) and event.cat not in DEVICE_CATS:
-                        found.append((at, name, _place(event)))
+                        found.append((at, name, place_of(event)))
         base = reader.header.get("baseTimeNanoseconds")
         if type(base) is int and 0 <= base < 1 << 62:
             facts.base_ns = base
@@ -137,15 +137,15 @@ class Profile:
                     continue
                 cat = cat if type(cat) is str else ""
                 at += base
-                yield Item(phase, at, at + length, cat in DEVICE_CATS, _place(event), cat, name, event)
+                yield Item(phase, at, at + length, cat in DEVICE_CATS, place_of(event), cat, name, event)
         self.skipped += reader.skipped
 
     def _named(self, event: Event) -> None:
         if event.name == "thread_name":
-            self.threads[_place(event)] = text_of(arguments(event).get("name"), 80)
+            self.threads[place_of(event)] = text_of(arguments(event).get("name"), 80)
 
 
-def _place(event: Event) -> tuple[object, object]:
+def place_of(event: Event) -> tuple[object, object]:
     """Process and thread as the file has them; what can be no key counts as absent."""
     pid, tid = event.pid, event.tid
     return (

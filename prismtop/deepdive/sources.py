@@ -154,6 +154,12 @@ class ProfileSource:
             made.append(f"pid {self.pid}: {self.profile.skipped} events of its profile could not be used")
         return made
 
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """CLOCK_MONOTONIC of the first and the last marker; None without any."""
+        read = [marker.mono_ns for marker in self.profile.facts.markers]
+        return (min(read), max(read)) if read else None
+
     def name_threads(self) -> None:
         """Give tracks the names that the profile has for them, once it was gone through."""
         for (device, place), track in self._numbers.items():

@@ -6,7 +6,7 @@ from collections import Counter as Tally
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prismtop.deepdive.activity import Activities
+from prismtop.deepdive.activity import Activities, PartOfTrace
 from prismtop.deepdive.lanes import lanes_of
 from prismtop.deepdive.sources import Source
 from prismtop.deepdive.tracks import CaptureTracks
@@ -41,6 +41,11 @@ class Survey:
     def outside(self) -> int:
         """Slices that are not written."""
         return len(self.good) - int(self.good.sum())
+
+    def part(self, tracks: CaptureTracks) -> PartOfTrace:
+        """Its spans, for adding up."""
+        owners = {number: tracks.owner(number) for number in set(self.activities.track)}
+        return PartOfTrace(self.activities, self.starts, self.ends, self.good, owners)
 
     def open_lanes(self, tracks: CaptureTracks) -> None:
         """Make the tracks that overlapping slices need."""

@@ -1,4 +1,4 @@
-"""`Breakdown`: what device and host did during one batch, as a deep capture or a profiler's trace shows it."""
+"""`Breakdown`: what device and host did during one batch, as a capture or a profiler shows it."""
 
 from __future__ import annotations
 

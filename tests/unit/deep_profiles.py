@@ -6,6 +6,7 @@ The shape was taken from real files of torch.profiler 2.x (keys, categories, mar
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -85,9 +86,15 @@ class Kineto:
         return at
 
     def launch(
-        self, name: str, start: int, on_device: tuple[int, int], stream: int = 7, call: str = "cudaLaunchKernel",
-        cat: str = "kernel", call_ns: int = 5 * US,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        start: int,
+        on_device: tuple[int, int],
+        stream: int = 7,
+        call: str = "cudaLaunchKernel",
+        cat: str = "kernel",
+        call_ns: int = 5 * US,
+    ) -> None:
         """A call of the runtime and what it starts, joined by a flow."""
         self._correlation += 1
         n = self._correlation
@@ -110,13 +117,22 @@ class Kineto:
 
     def write(self, path: Path, cut: float = 1.0) -> Path:
         """As Kineto writes it: the base behind the events. `cut` keeps that share of the text."""
-        names = [
-            {"ph": "M", "name": "process_name", "ts": 0, "pid": self.pid, "tid": 0, "args": {"name": "python"}},
-            {"ph": "M", "name": "thread_name", "ts": 0, "pid": self.pid, "tid": self.tid,
-             "args": {"name": f"thread {self.tid} (python)"}},
-        ]  # fmt: skip
-        record = {"ph": "X", "cat": "Trace", "name": "PyTorch Profiler (0)", "pid": "Spans",
-                  "tid": "PyTorch Profiler", "ts": self.events[0]["ts"], "dur": 1e5, "args": {"Op count": 0}}  # fmt: skip
+
+        def named(name: str, tid: int, text: str) -> dict[str, Any]:
+            return {"ph": "M", "name": name, "ts": 0, "pid": self.pid, "tid": tid, "args": {"name": text}}
+
+        thread = f"thread {self.tid} (python)"
+        names = [named("process_name", 0, "python"), named("thread_name", self.tid, thread)]
+        record = {
+            "ph": "X",
+            "cat": "Trace",
+            "name": "PyTorch Profiler (0)",
+            "pid": "Spans",
+            "tid": "PyTorch Profiler",
+            "ts": self.events[0]["ts"],
+            "dur": 1e5,
+            "args": {"Op count": 0},
+        }
         end = {"ph": "i", "s": "g", "name": "Record Window End", "pid": "", "tid": "", "ts": record["ts"]}
         header: dict[str, Any] = {"schemaVersion": 1}
         if any(event["cat"] == "kernel" for event in self.events):
@@ -157,9 +173,9 @@ def eight_ms_batch(seq: int, start: int, **changes: Any) -> Batch:
 
 
 def decode_step(kineto: Kineto, start: int, compute_ns: int = 3 * MS, collective_ns: int = 1 * MS) -> None:
-    """What the device and the model thread do in `eight_ms_batch`: three operators launch a GEMM, a
-    collective on another stream that begins 0.4 ms before the GEMM ends, and an elementwise kernel after it; a
-    copy; the host waits for it.
+    """What the device and the model thread do in `eight_ms_batch`: operators launch a GEMM, a collective on
+    another stream that begins 0.4 ms before the GEMM ends, an elementwise kernel after it, and a copy, which
+    the host waits for.
     """
     launch = start + 1 * MS
     gemm = (launch + 100 * US, launch + 100 * US + compute_ns)
@@ -231,3 +247,29 @@ def two_ranks(batch: Batch, other: int, late_ns: tuple[int, int]) -> Batch:
 
     ranks = (RankTime(0, batch.pid, late_ns[0]), RankTime(1, other, late_ns[1]))
     return replace(batch, ranks=ranks, rank=0)
+
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+
+def real_cpu_profile(folder: Path) -> Path:
+    """The real one, unpacked; see `tests/data/README.md`."""
+    path = folder / "real.json"
+    path.write_bytes(gzip.decompress((DATA / "deepdive_cpu.json.gz").read_bytes()))
+    return path
+
+
+def real_cpu_frames() -> tuple[list[Frame], dict[str, Any]]:
+    """Its steps as batches, by the clock readings of its own process, and those readings."""
+    facts: dict[str, Any] = json.loads((DATA / "deepdive_cpu_batches.json").read_text())
+    pid = facts["pid"]
+    batches = []
+    for seq, (start, model, sample, end) in enumerate(facts["batches"]):
+        stages = (
+            make_stage("schedule", start, model - start, pid=pid),
+            make_stage("launch", model, sample - model, pid=pid),
+            make_stage("sample", sample, end - sample, pid=pid),
+        )
+        batches.append(make_batch(seq, start, duration_ns=end - start, stages=stages, pid=pid))
+    group = make_group(make_target(pid))
+    return frames_of(batches, clock=Clock(facts["wall_minus_mono_ns"]), group=group), facts
