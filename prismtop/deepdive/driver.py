@@ -174,8 +174,8 @@ class DeepDive:
 
 def real_tools() -> Tools:
     """What captures are made with."""
+    from prismtop.deepdive.apart import write_apart
     from prismtop.deepdive.layers import collectors
-    from prismtop.deepdive.merge import write_trace
     from prismtop.sources.deep_link import DeepLink
 
-    return Tools(DeepLink, collectors, write_trace)
+    return Tools(DeepLink, collectors, write_apart)

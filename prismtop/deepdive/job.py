@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -11,8 +10,6 @@ from prismtop.errors import PrismtopError
 from prismtop.safe_text import safe_text
 
 T = TypeVar("T")
-NICE = 10
-"""The engine comes first: Linux has a nice value per thread."""
 
 
 class Job(Generic[T]):
@@ -30,8 +27,6 @@ class Job(Generic[T]):
 
     def _run(self) -> None:
         try:
-            if threading.current_thread() is not threading.main_thread():
-                _be_nice()
             self._result.append(self._work())
         except Exception as error:
             self._error = error
@@ -60,10 +55,3 @@ class Job(Generic[T]):
     def result(self) -> T:
         """What it returned. Raises IndexError when it has not."""
         return self._result[0]
-
-
-def _be_nice() -> None:
-    try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-    except OSError:  # a sandbox that forbids it: it runs as it is
-        pass

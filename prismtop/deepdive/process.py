@@ -129,13 +129,15 @@ class Captured:
 
 
 def model_links(links: Sequence[ProbeLink]) -> list[ProbeLink]:
-    """Probed processes that run the model, lowest rank first: those of the ranks, where there are any beside
-    the lead.
+    """Probed processes that run the model, lowest rank first.
 
-    A lead without a rank of its own (vLLM's engine core over its workers) only schedules.
+    Where one is another's parent (vLLM's engine core and its workers) the parent only schedules; where some
+    have ranks, those without have another role.
     """
-    ranked = [link for link in links if any(kind not in ("DP",) for kind, _ in link.target.ranks)]
-    chosen = ranked or [link for link in links if _launches(link)] or list(links)
+    parents = {link.target.id for link in links}
+    workers = [link for link in links if link.target.parent in parents]
+    ranked = [link for link in links if any(kind != "DP" for kind, _ in link.target.ranks)]
+    chosen = workers or ranked or [link for link in links if _launches(link)] or list(links)
     return sorted(chosen, key=lambda link: (link.target.rank or 0, link.pid))
 
 

@@ -335,6 +335,14 @@ def test_the_rank_that_schedules_only_is_not_the_one_captured(tmp_path: Path) ->
     assert world.dives[-1].link.pid == 12
 
 
+def test_a_worker_without_a_rank_in_its_title_is_captured_not_its_engine_core(tmp_path: Path) -> None:
+    core = make_link(10)
+    world = World(tmp_path, links=[core, make_link(11, parent=core.target.id)])
+    world.warm_up()
+    world.start()
+    assert world.dives[-1].link.pid == 11
+
+
 def test_a_preview_does_nothing_and_says_what_would_be_done(world: World) -> None:
     planned = world.deepdive.preview(CaptureRequest(), world.frame)
     assert planned.expected_stall_ms == 1000.0
