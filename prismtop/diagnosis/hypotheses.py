@@ -16,6 +16,7 @@ CAUSE_IDS = (
     "cpu_frequency",
     "cpu_contention",
     "cgroup_throttling",
+    "process_stopped",
     "memory_pressure",
     "pcie_saturation",
     "interconnect_saturation",
@@ -196,6 +197,15 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _STOPPED_ALREADY,
         ),
         supports=(_HOST_GREW,),
+    ),
+    Hypothesis(
+        "process_stopped",
+        "The engine was stopped from outside: a signal, a debugger or a freezer",
+        "Who sends SIGSTOP or freezes its cgroup: a debugger, a checkpointer, a job scheduler.",
+        needs=(
+            # Read once a second: one reading of several is what a burst leaves.
+            _up(6.0, 0.05, 0.25, "process_stopped_ratio", "cgroup_frozen_ratio"),
+        ),
     ),
     Hypothesis(
         "memory_pressure",

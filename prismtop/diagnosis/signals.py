@@ -44,6 +44,8 @@ SIGNALS: Mapping[str, Signal] = {
     "process_runq_wait_ratio": Signal("run-queue wait of the process", "seconds_per_s"),
     "process_major_faults_per_s": Signal("major page faults of the process", "per_s", mean=True),
     "process_swap_bytes": Signal("memory of the process in swap", "bytes"),
+    "process_stopped_ratio": Signal("share of readings in which the process was stopped", "ratio", mean=True),
+    "cgroup_frozen_ratio": Signal("share of readings in which its group was frozen", "ratio", mean=True),
     "thread_runq_wait_ratio": Signal("run-queue wait of the thread", "ratio"),
     "thread_runq_delay_seconds": Signal("wait for a core each time it was ready", "seconds"),
     "thread_voluntary_switches_per_s": Signal("voluntary context switches", "per_s"),
