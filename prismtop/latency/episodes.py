@@ -14,10 +14,16 @@ HOLD_NS = 5 * 10**9
 """Time without a firing rule after which an episode closes; alarms closer than that are one episode."""
 LONGEST_HOLD_NS = 120 * 10**9
 CROWD = 3
-"""Episodes within `CROWD_NS` from which on the hold doubles with each: a storm becomes one long episode."""
+"""Episodes within `CROWD_NS` from which on the hold doubles with each: a storm becomes one long episode.
+Grave ones are told each time they come: they neither count nor wait.
+"""
 CROWD_NS = 600 * 10**9
 UPDATE_NS = 10**9
 CRITICAL_RATIO = 0.5
+GRAVE_SHARE = 0.1
+"""Share of the time from an episode's first to its last batch that is lost in a grave one: hiccups that come
+again and again, each of them large, cost less.
+"""
 CRITICAL_STALL_NS = 10**9
 _RATIOS = 512
 _RANK = {SPIKE: 0, STALL: 1, THROUGHPUT: 2, DRIFT: 3, SHIFT: 4}
@@ -114,13 +120,18 @@ class Episodes:
     def pass_time(self, now_ns: int) -> None:
         """Close the episode if nothing has fired for long enough."""
         episode = self._open
-        if episode is not None and now_ns - episode.last_ns >= episode.hold_ns:
+        if episode is None or now_ns - episode.last_ns < HOLD_NS:
+            return
+        if now_ns - episode.last_ns >= episode.hold_ns or _grave(episode):
             self.close()
 
     def close(self, remark: str = "") -> None:
         """Close the episode that is open, with a remark at the end of its sentence."""
-        if self._open is not None:
-            self._changed.append(_alert(self._open, self._open.last_ns, remark))
+        episode = self._open
+        if episode is not None:
+            self._changed.append(_alert(episode, episode.last_ns, remark))
+            if not _grave(episode):
+                self._recent.append(episode.opened_ns)
             self._open = None
 
     def take(self) -> tuple[Alert, ...]:
@@ -134,7 +145,6 @@ class Episodes:
     def _opened(self, alarm: Alarm) -> _Open:
         now = alarm.batch.end_ns
         crowd = sum(1 for opened in self._recent if now - opened < CROWD_NS)
-        self._recent.append(now)
         excess, count = alarm.earlier
         hold = min(LONGEST_HOLD_NS, HOLD_NS << max(0, crowd - CROWD + 1))
         self._open = _Open(
@@ -154,15 +164,24 @@ class Episodes:
         return self._open
 
 
+def _critical(episode: _Open) -> bool:
+    """Whether it took half as long again as expected, or one batch was a second late."""
+    heavy = episode.batches >= 5 and episode.excess_ns > CRITICAL_RATIO * episode.expected_ns
+    return heavy or (episode.kind == STALL and episode.worst_ns >= CRITICAL_STALL_NS)
+
+
+def _grave(episode: _Open) -> bool:
+    length = episode.last_ns - episode.alarm.first_ns
+    return _critical(episode) and episode.excess_ns >= GRAVE_SHARE * length
+
+
 def _alert(episode: _Open, closed_ns: int | None, remark: str = "") -> Alert:
     ratio = sorted(episode.ratios)[len(episode.ratios) // 2] if episode.ratios else 0.0
     between = episode.kind in (STALL, THROUGHPUT)
-    heavy = episode.batches >= 5 and episode.excess_ns > CRITICAL_RATIO * episode.expected_ns
-    critical = heavy or (episode.kind == STALL and episode.worst_ns >= CRITICAL_STALL_NS)
     return Alert(
         id=episode.id,
         kind=episode.kind,
-        severity=Severity.CRITICAL if critical else Severity.WARNING,
+        severity=Severity.CRITICAL if _critical(episode) else Severity.WARNING,
         opened_ns=episode.opened_ns,
         started_ns=episode.alarm.first_ns,
         pid=episode.alarm.batch.pid,
