@@ -78,6 +78,8 @@ class Campaign:
         self.failures: list[str] = []
         self.learnt = False
         self.done = 0
+        self.foreign: list[tuple[int, float]] = []
+        """Cores that other processes used, each second; see `Neighbours`."""
         self._steps = steps
         self._base = base
         self._injector = injector
@@ -182,7 +184,7 @@ class Campaign:
         alerts = tuple(self.alerts.values())
         ends = [batch.end_ns for batch in self.batches]
         episodes = match(labels, alerts, ends)
-        figures = score(episodes, alerts, watched, end)
+        figures = score(episodes, alerts, watched, end, self.foreign)
         return Result(
             episodes,
             figures,

@@ -20,7 +20,7 @@ _REACH = 1.0
 _WEIGHTS = (2.0, 2.0, 0.5)
 """Of batch size, prefill tokens and context: a doubling of the first two is too far to compare."""
 _GRAIN = 8
-"""Batches whose places agree to an eighth are compared with the same ones: a campaign has tens of thousands."""
+"""Batches whose places agree to an eighth are compared with the same ones: there are tens of thousands."""
 _LONGEST_GAP_NS = 10 * 10**9
 
 

@@ -14,6 +14,7 @@ from prismtop.anomaly.campaign import Campaign, Phase, Result
 from prismtop.anomaly.catalogue import SCENARIOS
 from prismtop.anomaly.catalogue import scenario as scenario_named
 from prismtop.anomaly.injector_process import InjectorProcess
+from prismtop.anomaly.neighbours import Neighbours, children
 from prismtop.anomaly.scenario import MAX_DURATION_S, Request, Scenario
 from prismtop.anomaly.scenario_file import Step
 from prismtop.anomaly.schedule import make_schedule
@@ -149,6 +150,8 @@ def _follow(
 ) -> tuple[Frame | None, BaseException | None]:
     """Tick until the campaign is done, or something else ends it."""
     frame = None
+    neighbours = Neighbours(children)
+    campaign.foreign = neighbours.seen
     try:
         with context.signals.deferred():
             while campaign.phase is not Phase.DONE:
@@ -156,6 +159,7 @@ def _follow(
                 frame = session.tick()
                 before = campaign.phase, campaign.done
                 campaign.take(frame)
+                neighbours.take(frame.time_ns)
                 if (campaign.phase, campaign.done) != before:
                     _progress(context, campaign, total)
                 if frame.state in _ENDED:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from prismtop.anomaly.campaign import Result
-from prismtop.anomaly.episodes import Episode
+from prismtop.anomaly.episodes import FOREIGN_CORES, Episode
 from prismtop.anomaly.labels import line
 from prismtop.errors import UnavailableError
 from prismtop.export import jsonl
@@ -40,12 +40,14 @@ def table(result: Result, left_out: Sequence[tuple[str, str]], planned: int) -> 
         f"recall {_percent(figures.recall)} ({figures.hits} of {figures.counted} faults with an effect of 10 "
         f"% or more; {figures.faults} injected, {figures.clouded} of them while an alert was open already)",
         f"false alarms {figures.false_alarms} in {figures.quiet_s:.0f} s outside of episodes "
-        f"({_number(figures.false_per_h, 1)} an hour); {figures.control_alerts} in {figures.controls} "
-        "workload controls",
+        f"({_number(figures.false_per_h, 1)} an hour), {_number(figures.false_beside_others, 0)} of them "
+        f"while other processes used {FOREIGN_CORES:g} cores or more; {figures.control_alerts} in "
+        f"{figures.controls} workload controls",
         f"delay, median: {_number(figures.delay_batches, 1)} batches, {_number(figures.delay_ms, 0)} ms",
         f"cause: top-1 {_percent(figures.cause_top1)}, top-3 {_percent(figures.cause_top3)} of the hits",
         f"rolled back: {figures.rollbacks_ok} of {len(result.episodes)}",
-        f"machine: {machine()}; {len(result.batches)} batches; "
+        f"machine: {machine()}; other processes used {_number(figures.foreign_cores, 2)} cores on average; "
+        f"{len(result.batches)} batches; "
         + ("the model was ready" if result.learnt else "the model was STILL LEARNING at the first injection"),
     ]
     made += [f"left out: {name}: {safe_text(reason)}" for name, reason in left_out]

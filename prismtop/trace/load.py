@@ -146,7 +146,7 @@ class Trace:
         return tuple(sorted(latest.values(), key=lambda alert: alert.opened_ns))
 
     def ground_truth(self) -> tuple[Truth, ...]:
-        """Injected faults, in order of their start. Workload controls are none: nothing is to be found there."""
+        """Injected faults, in order of their start. Workload controls, with nothing to be found, are none."""
         made = [
             Truth(
                 noun.start_ns + shift,

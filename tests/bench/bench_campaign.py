@@ -143,7 +143,8 @@ def print_alerts(result: Result, first_ns: int) -> None:
         at = (alert.opened_ns - first_ns) / 1e9
         length = ((alert.closed_ns or alert.opened_ns) - alert.opened_ns) / 1e9
         causes = " ".join(f"{cause.id}:{cause.score:.2f}" for cause in alert.causes[:4])
-        print(f"  {at:7.1f} s +{length:5.1f}  {owners.get(alert.id, 'FALSE'):24s} {alert.text:50s} {causes}")
+        owner = owners.get(alert.id, "FALSE")
+        print(f"  {at:7.1f} s +{length:5.1f}  {owner:24s} {alert.text:50s} {causes}")
 
 
 def main() -> None:
@@ -163,7 +164,8 @@ def main() -> None:
         f"\nsum: {len(hits)} of {counted} found; {false} false in {quiet_h:.2f} h; "
         f"{sum(s.control_alerts for s in scores)} in {sum(s.controls for s in scores)} controls; "
         f"clouded {sum(s.clouded for s in scores)}; top-1 {sum(e.named(1) for e in hits)}, "
-        f"top-3 {sum(e.named(3) for e in hits)} of {len(hits)}  ({time.process_time() - started:.0f} s of CPU)"
+        f"top-3 {sum(e.named(3) for e in hits)} of {len(hits)} "
+        f"({time.process_time() - started:.0f} s of CPU)"
     )
 
 

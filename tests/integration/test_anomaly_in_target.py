@@ -109,8 +109,7 @@ def test_it_is_refused_without_the_flag_that_agrees_to_it(
 
 def test_it_is_refused_in_production(tmp_path: Path, target: subprocess.Popen[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "prismtop", "anomaly", "run", "gil_hog", "--in-target", "--yes"]
-        + ["--pid", str(target.pid)],
+        [sys.executable, "-m", "prismtop", "anomaly", "run", "gil_hog", "--yes", f"--pid={target.pid}"],
         cwd=ROOT,
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path), "PRISMTOP_PRODUCTION": "1"},
         capture_output=True,

@@ -17,7 +17,7 @@ import time
 
 STEP_S = 0.02
 HEAP = 250_000
-"""Lists that a collection has to look at: an engine that froze its own objects has nothing else to collect."""
+"""Lists that a collection has to look at: an engine that froze its own objects has little else."""
 LONGEST_DELAY_S = 0.08
 TOKENIZERS = (
     ("transformers.tokenization_utils_base", "PreTrainedTokenizerBase", ("__call__", "encode")),
@@ -68,7 +68,7 @@ class Order:
 def start_time(pid):
     """Field 22 of /proc/PID/stat; None when there is no such process, or it is dead."""
     try:
-        with open("/proc/%d/stat" % pid, "rb") as file:
+        with open(f"/proc/{pid}/stat", "rb") as file:
             words = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
