@@ -85,6 +85,7 @@ CATALOGUE: Mapping[str, Spec] = dict(
             host_cpu_steal_ratio="share of all cores' time that the hypervisor gave to others",
             host_context_switches_per_s="context switches of the whole host",
             host_running_count="threads running or ready to run",
+            host_cores_count="cores that the host has (read every 5 s)",
             host_blocked_count="threads blocked in uninterruptible sleep",
             core_busy_ratio="share of one core's time that it was busy",
         ),

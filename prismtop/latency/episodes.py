@@ -25,6 +25,11 @@ GRAVE_SHARE = 0.1
 again and again, each of them large, cost less.
 """
 CRITICAL_STALL_NS = 10**9
+FADED = 0.2
+"""Share of what is typical for a grave episode below which a batch does not keep it open."""
+ANOTHER = 5.0
+"""Times what is typical for an episode beyond which (and grave) what comes is another, worse one."""
+_LATEST = 5
 _RATIOS = 512
 _RANK = {SPIKE: 0, STALL: 1, THROUGHPUT: 2, DRIFT: 3, SHIFT: 4}
 
@@ -67,6 +72,8 @@ class _Open:
     told_ns: int
     modes: set[str] = field(default_factory=set)
     ratios: deque[float] = field(default_factory=lambda: deque(maxlen=_RATIOS))
+    latest: deque[float] = field(default_factory=lambda: deque(maxlen=_LATEST))
+    typical: float = 0.0
 
 
 class Episodes:
@@ -90,6 +97,9 @@ class Episodes:
     def alarm(self, alarm: Alarm) -> None:
         """A rule fired: open an episode, or go on with the one that is open."""
         batch, episode = alarm.batch, self._open
+        if episode is not None and _another(episode):
+            self.close()
+            episode = None
         fresh = episode is None
         if episode is None:
             episode = self._opened(alarm)
@@ -108,6 +118,10 @@ class Episodes:
 
     @staticmethod
     def _count(episode: _Open, batch: Batch, excess_ns: int, expected_ns: int) -> None:
+        ratio = excess_ns / max(expected_ns, 1)
+        episode.latest.append(ratio)
+        if _grave(episode) and ratio < FADED * episode.typical:
+            return  # over; what is left of it may be an episode of its own
         episode.batches += 1
         episode.excess_ns += excess_ns
         episode.expected_ns += expected_ns
@@ -115,7 +129,9 @@ class Episodes:
         episode.last_seq = batch.seq
         episode.worst_ns = max(episode.worst_ns, excess_ns)
         episode.modes.add(batch.mode.value)
-        episode.ratios.append(excess_ns / max(expected_ns, 1))
+        episode.ratios.append(ratio)
+        if episode.batches % _LATEST == 0:
+            episode.typical = _middle(episode.ratios)
 
     def pass_time(self, now_ns: int) -> None:
         """Close the episode if nothing has fired for long enough."""
@@ -170,13 +186,24 @@ def _critical(episode: _Open) -> bool:
     return heavy or (episode.kind == STALL and episode.worst_ns >= CRITICAL_STALL_NS)
 
 
+def _middle(values: deque[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _another(episode: _Open) -> bool:
+    """Whether the latest batches are so much worse than the others that something else has begun."""
+    if episode.batches < 4 * _LATEST or len(episode.latest) < _LATEST:
+        return False
+    return _middle(episode.latest) > max(1.0, ANOTHER * episode.typical)
+
+
 def _grave(episode: _Open) -> bool:
     length = episode.last_ns - episode.alarm.first_ns
     return _critical(episode) and episode.excess_ns >= GRAVE_SHARE * length
 
 
 def _alert(episode: _Open, closed_ns: int | None, remark: str = "") -> Alert:
-    ratio = sorted(episode.ratios)[len(episode.ratios) // 2] if episode.ratios else 0.0
+    ratio = _middle(episode.ratios) if episode.ratios else 0.0
     between = episode.kind in (STALL, THROUGHPUT)
     return Alert(
         id=episode.id,

@@ -59,7 +59,7 @@ class Recorded:
         b, c = bisect_right(self._ends, self.now_ns), bisect_right(self._times, self.now_ns)
         made = SourceTick(
             time_ns=self.now_ns,
-            state=AttachState.ATTACHED,
+            state=AttachState.LIVE,
             batches=tuple(self._batches[self._b : b]),
             counters=tuple(self._counters[self._c : c]),
             replay=self._replay,
