@@ -22,7 +22,8 @@ from prismtop.anomaly.journal import all_journals
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "tests" / "integration" / "targets" / "tokenizing_loop.py"
 PATIENCE_S = 30.0
-KILLS = 8
+KILLS = 6
+AGREED = ("--in-target", "--yes")
 
 
 @pytest.fixture
@@ -52,8 +53,7 @@ def injecting(state: Path, pid: int, *argv: object) -> subprocess.Popen[str]:
 
 
 def run(state: Path, pid: int, fault: str, seconds: float = 60.0) -> subprocess.Popen[str]:
-    flags = ("--duration", seconds, "--intensity", "0.9", "--in-target", "--yes", "--json")
-    return injecting(state, pid, "run", fault, *flags)
+    return injecting(state, pid, "run", fault, "--duration", seconds, "--intensity", "0.9", *AGREED, "--json")
 
 
 def ours(pid: int) -> list[str]:
@@ -87,9 +87,9 @@ def says(output: IO[str] | None) -> dict[str, float]:
 def test_it_acts_and_then_everything_is_as_before(
     tmp_path: Path, target: subprocess.Popen[str], fault: str
 ) -> None:
-    injector = run(tmp_path, target.pid, fault, 2.0)
+    injector = run(tmp_path, target.pid, fault, 1.5)
     assert wait_for(lambda: bool(ours(target.pid)))
-    during = [says(target.stdout) for _ in range(8)]
+    during = [says(target.stdout) for _ in range(6)]
     out, err = injector.communicate(timeout=PATIENCE_S)
     said = json.loads(out)
     assert (said["rollback"], err, ours(target.pid)) == ("ok", "", [])
@@ -109,7 +109,7 @@ def test_it_is_refused_without_the_flag_that_agrees_to_it(
 
 def test_it_is_refused_in_production(tmp_path: Path, target: subprocess.Popen[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "prismtop", "anomaly", "run", "gil_hog", "--yes", f"--pid={target.pid}"],
+        [sys.executable, "-m", "prismtop", "anomaly", "run", "gil_hog", f"--pid={target.pid}", *AGREED],
         cwd=ROOT,
         env={**os.environ, "XDG_STATE_HOME": str(tmp_path), "PRISMTOP_PRODUCTION": "1"},
         capture_output=True,

@@ -8,12 +8,19 @@ when the injector or its watchdog is gone. It looks every `STEP_S` seconds. The 
 `/proc/PID/fd` shows it something may still be disturbed, and when it is gone nothing is.
 """
 
+from __future__ import annotations
+
 import _thread
 import gc
 import json
 import os
 import sys
 import time
+
+MYPY = False
+if MYPY:
+    from collections.abc import Callable
+    from typing import Any
 
 STEP_S = 0.02
 HEAP = 250_000
@@ -30,31 +37,31 @@ TOKENIZERS = (
 class Order:
     """What was asked for, and when it is over."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         fields = json.loads(text)
-        self.fault = fields["fault"]
-        self.memfd = fields["memfd"]
-        self.intensity = fields["intensity"]
-        self.ramp_s = fields["ramp_s"]
-        self.keepers = fields["keepers"]
+        self.fault: str = fields["fault"]
+        self.memfd: str = fields["memfd"]
+        self.intensity: float = fields["intensity"]
+        self.ramp_s: float = fields["ramp_s"]
+        self.keepers: list[tuple[int, int]] = fields["keepers"]
         self.process = os.getpid()
         self.began = time.monotonic()
-        self.end = self.began + fields["duration_s"]
+        self.end: float = self.began + fields["duration_s"]
         self.fd = -1
 
-    def level(self):
+    def level(self) -> float:
         """0 to 1, the ramp applied."""
         if self.ramp_s <= 0:
             return self.intensity
         return self.intensity * min(1.0, (time.monotonic() - self.began) / self.ramp_s)
 
-    def over(self):
+    def over(self) -> bool:
         """Whether to stop: asked to, out of time, or nobody is left who would ask."""
         if time.monotonic() >= self.end or os.pread(self.fd, 1, 0) == b"x":
             return True
         return any(start_time(pid) != start for pid, start in self.keepers)
 
-    def rest(self, seconds):
+    def rest(self, seconds: float) -> bool:
         """Sleep, in steps; True when it is over."""
         until = time.monotonic() + seconds
         while not self.over():
@@ -65,7 +72,7 @@ class Order:
         return True
 
 
-def start_time(pid):
+def start_time(pid: int) -> int | None:
     """Field 22 of /proc/PID/stat; None when there is no such process, or it is dead."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -78,10 +85,10 @@ def start_time(pid):
 class Collections:
     """Full garbage collections, one after the other; each holds the interpreter until it ends."""
 
-    def __init__(self, order):
+    def __init__(self, order: Order) -> None:
         self.order = order
 
-    def run(self):
+    def run(self) -> None:
         heap = [[number] for number in range(HEAP)]
         order = self.order
         while not order.over():
@@ -93,17 +100,17 @@ class Collections:
                 break
         del heap
 
-    def end(self):
+    def end(self) -> None:
         """Nothing stays."""
 
 
 class Hog:
     """A loop in Python, which gives the interpreter away only when it is asked to (every 5 ms)."""
 
-    def __init__(self, order):
+    def __init__(self, order: Order) -> None:
         self.order = order
 
-    def run(self):
+    def run(self) -> None:
         order = self.order
         while not order.over():
             share = min(1.0, order.level())
@@ -114,18 +121,18 @@ class Hog:
                     return
             order.rest(5 * STEP_S * (1 - share))
 
-    def end(self):
+    def end(self) -> None:
         """Nothing stays."""
 
 
 class SlowTokenizer:
     """Work in Python around every call that tokenises, as a tokeniser without native code does it."""
 
-    def __init__(self, order):
+    def __init__(self, order: Order) -> None:
         self.order = order
         self.busy = True
-        self.inside = set()
-        self.wrapped = []
+        self.inside: set[int] = set()
+        self.wrapped: list[tuple[Any, str, Any, Any]] = []
         for module, name, methods in TOKENIZERS:
             owner = getattr(sys.modules.get(module), name, None)
             for method in methods:
@@ -134,7 +141,7 @@ class SlowTokenizer:
         if not self.wrapped:
             raise RuntimeError("no tokeniser that can be slowed down is loaded in this process")
 
-    def run(self):
+    def run(self) -> None:
         for at, (owner, method, original, _) in enumerate(self.wrapped):
             slowed = self.slowed(original)
             self.wrapped[at] = (owner, method, original, slowed)
@@ -142,8 +149,8 @@ class SlowTokenizer:
         while not self.order.rest(1.0):
             pass
 
-    def slowed(self, original):
-        def call(*args, **kwargs):
+    def slowed(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
             me = _thread.get_ident()
             # A tokeniser calls itself; and a child of the target has this wrapper but not its end.
             if self.busy and me not in self.inside and os.getpid() == self.order.process:
@@ -161,7 +168,7 @@ class SlowTokenizer:
                 pass
         return call
 
-    def end(self):
+    def end(self) -> None:
         # First: whoever has kept a wrapper, or wrapped it again, gets the original's speed at once.
         self.busy = False
         for owner, method, original, slowed in self.wrapped:
@@ -169,10 +176,10 @@ class SlowTokenizer:
                 setattr(owner, method, original)
 
 
-FAULTS = {"gc_storm": Collections, "gil_hog": Hog, "slow_tokenizer": SlowTokenizer}
+FAULTS: dict[str, Any] = {"gc_storm": Collections, "gil_hog": Hog, "slow_tokenizer": SlowTokenizer}
 
 
-def spin(seconds):
+def spin(seconds: float) -> None:
     """Run Python for so long."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -180,7 +187,7 @@ def spin(seconds):
             pass
 
 
-def disturb(order, fault):
+def disturb(order: Order, fault: Any) -> None:
     """Body of the thread."""
     try:
         if not order.over():
@@ -194,7 +201,7 @@ def disturb(order, fault):
             os.close(order.fd)
 
 
-def begin(text):
+def begin(text: str) -> None:
     """Start the thread. Raises, with nothing changed, when the fault cannot act here."""
     order = Order(text)
     fault = FAULTS[order.fault](order)
