@@ -28,6 +28,7 @@ FORGET_ROUGH = 0.9995
 """For each `REFRESH` residuals: half is forgotten after 35,000."""
 REFRESH = 25
 MEDIAN_OF = 5
+ODD_PROBABILITY, ODD_SPREADS = 0.002, 8.0
 FLAG_PROBABILITY = 0.0005
 FLAG_SPREADS = 10.0
 """Beyond so many spreads a batch is slow, whatever a few outliers in the window say of its tail."""
@@ -62,6 +63,8 @@ class Detector:
         rough: the largest that it was, forgotten slowly: what calls people must bear with the noise of a
             machine's bad minutes, not with that of its best.
         flag_at, point_at, shift_at, drift_at: thresholds in use.
+        odd_at: what hardly any undisturbed batch exceeds: a model that is often wrong by more is not to be
+            trusted yet.
         sustained: whether the latest batches are slower than usual by more than noise.
         shift: how much slower, while they are (log ratio).
     """
@@ -71,7 +74,7 @@ class Detector:
         self.noise = SortedWindow(WINDOW)
         self.spread = LEAST_SPREAD
         self.rough = LEAST_SPREAD
-        self.flag_at = self.point_at = self.shift_at = self.drift_at = _NEVER
+        self.flag_at = self.odd_at = self.point_at = self.shift_at = self.drift_at = _NEVER
         self.sustained = False
         self.shift = 0.0
         self.drifting = False
@@ -199,6 +202,9 @@ class Detector:
         slope = 0.35 * self.spread + 0.6 / n
         self.flag_at = min(
             tail(noise, FLAG_PROBABILITY, slope), max(0.02, FLAG_SPREADS * self.spread) + 0.6 / n
+        )
+        self.odd_at = min(
+            tail(noise, ODD_PROBABILITY, slope), max(0.02, ODD_SPREADS * self.spread) + 0.6 / n
         )
         sense = self.sensitivity
         wanted = min(0.01, sense.false_alerts_per_h / RULES / self.batches_per_h)

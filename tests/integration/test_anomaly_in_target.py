@@ -96,7 +96,7 @@ def test_it_acts_and_then_everything_is_as_before(
     # A round takes 1 ms; the interpreter is handed on after 5 ms at the earliest.
     assert wait_for(lambda: disturbed(says(target.stdout), fault == "slow_tokenizer"))
     injector.send_signal(signal.SIGTERM)
-    out, err = injector.communicate(timeout=PATIENCE_S)
+    _, err = injector.communicate(timeout=PATIENCE_S)
     assert (injector.returncode, err, ours(target.pid)) == (128 + signal.SIGTERM, "", [])
     assert all_journals(tmp_path / "prismtop" / "anomaly") == []
     assert wait_for(lambda: says(target.stdout)["wrapped"] == 0)
