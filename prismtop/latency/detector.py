@@ -203,9 +203,7 @@ class Detector:
         self.flag_at = min(
             tail(noise, FLAG_PROBABILITY, slope), max(0.02, FLAG_SPREADS * self.spread) + 0.6 / n
         )
-        self.odd_at = min(
-            tail(noise, ODD_PROBABILITY, slope), max(0.02, ODD_SPREADS * self.spread) + 0.6 / n
-        )
+        self.odd_at = min(tail(noise, ODD_PROBABILITY, slope), max(0.02, ODD_SPREADS * self.spread) + 0.6 / n)
         sense = self.sensitivity
         wanted = min(0.01, sense.false_alerts_per_h / RULES / self.batches_per_h)
         rough = self.rough * (1.0 + YOUNG / n)
