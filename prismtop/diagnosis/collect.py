@@ -30,6 +30,8 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "gpu_clock_limited": ("gpu_clock_limits_bitmask",),
     "gpu_memory_used_ratio": ("gpu_memory_used_bytes", "gpu_memory_total_bytes"),
     "gpu_others_busy_ratio": ("gpu_busy_ratio", "gpu_process_busy_ratio"),
+    "host.others_busy_ratio": ("host_cpu_busy_ratio", "process_cpu_ratio", "host_cores_count"),
+    "process.side_cpu_ratio": ("process_cpu_ratio", "thread_cpu_ratio"),
     "frontend.cpu_ratio": ("process_cpu_ratio",),
     "tokenizer.cpu_ratio": ("process_cpu_ratio",),
 }
@@ -69,11 +71,28 @@ def with_derived(
                 made["gpu_others_busy_ratio", device] = others
         elif name == "process_cpu_ratio":
             made[_role_signal(device, roles), device] = points
+            main = series.get(_main_thread(device, series), ())
+            if main:
+                made["process.side_cpu_ratio", device] = _less(points, [main])
         elif name.endswith("_total"):
             made[name, device] = rate(points)
         else:
             made[name, device] = points
+    busy, cores = series.get(("host_cpu_busy_ratio", "host")), series.get(("host_cores_count", "host"))
+    engine = [points for (name, _), points in series.items() if name == "process_cpu_ratio"]
+    if busy and cores and engine and cores[-1][1] > 0:
+        shares = [[(t, v / cores[-1][1]) for t, v in points] for points in engine]
+        made["host.others_busy_ratio", "host"] = _less(busy, shares)
+        del made["host_cpu_busy_ratio", "host"]  # the engine's own work is no trouble of the engine
     return {key: points for key, points in made.items() if key[0] in USED_SIGNALS}
+
+
+def _main_thread(device: str, series: Mapping[Key, Sequence[Point]]) -> Key:
+    """The series of the CPU time of a process's main thread."""
+    pid = device.removeprefix("pid ")
+    start = f"{device} tid {pid} "
+    name = "thread_cpu_ratio"
+    return next((key for key in series if key[0] == name and key[1].startswith(start)), (name, ""))
 
 
 def gather(
@@ -137,11 +156,16 @@ def _without_own(
     ]
     if not own:
         return None
+    return _less(busy, own)
+
+
+def _less(whole: Sequence[Point], parts: Sequence[Sequence[Point]]) -> list[Point]:
+    """A series less others, where all of them were read at about the same time; never below 0."""
     made = []
-    for time_ns, value in busy:
-        parts = [_nearest(points, time_ns) for points in own]
-        known = [part for part in parts if part is not None]
-        if len(known) == len(parts):
+    for time_ns, value in whole:
+        taken = [_nearest(points, time_ns) for points in parts]
+        known = [part for part in taken if part is not None]
+        if len(known) == len(taken):
             made.append((time_ns, max(0.0, value - sum(known))))
     return made
 

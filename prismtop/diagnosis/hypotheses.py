@@ -16,6 +16,7 @@ CAUSE_IDS = (
     "cpu_frequency",
     "cpu_contention",
     "cgroup_throttling",
+    "process_stopped",
     "memory_pressure",
     "pcie_saturation",
     "interconnect_saturation",
@@ -110,6 +111,8 @@ def _fell(weight: float, least: float, full: float, *signals: str) -> Sign:
     return Sign(signals, weight, least, full, direction=DOWN)
 
 
+_BUSY = ("host.others_busy_ratio", "host_cpu_busy_ratio")
+"""The second where the engine's own share is not known: the first replaces it (`collect.with_derived`)."""
 _RUNQ = ("thread_runq_wait_ratio", "process_runq_wait_ratio")
 _FAULTS = ("thread_major_faults_per_s", "process_major_faults_per_s")
 _PCIE = ("gpu_pcie_receive_bytes_per_s", "gpu_pcie_transmit_bytes_per_s")
@@ -163,7 +166,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _HOST_GREW,
         ),
         # Load on all cores lowers the turbo clock: then the load is the cause.
-        against=(_up(4.0, 0.03, 0.2, "host_cpu_busy_ratio"),),
+        against=(_up(4.0, 0.03, 0.2, *_BUSY),),
     ),
     Hypothesis(
         "cpu_contention",
@@ -171,7 +174,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "`top -H` sorted by core; pin the engine (`taskset`, cpuset) or move the other work away.",
         needs=(
             _up(5.0, 0.02, 0.25, *_RUNQ),
-            _up(3.5, 0.03, 0.3, "host_cpu_busy_ratio"),
+            _up(3.5, 0.03, 0.3, *_BUSY),
             _up(4.0, 0.05, 0.4, "host_pressure_cpu_some_ratio", "cgroup_pressure_cpu_some_ratio"),
             _up(4.5, 0.02, 0.2, "host_cpu_steal_ratio"),
             _WAITED_ALREADY,
@@ -196,6 +199,15 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _STOPPED_ALREADY,
         ),
         supports=(_HOST_GREW,),
+    ),
+    Hypothesis(
+        "process_stopped",
+        "The engine was stopped from outside: a signal, a debugger or a freezer",
+        "Who sends SIGSTOP or freezes its cgroup: a debugger, a checkpointer, a job scheduler.",
+        needs=(
+            # Read once a second: one reading of several is what a burst leaves.
+            _up(6.0, 0.05, 0.25, "process_stopped_ratio", "cgroup_frozen_ratio"),
+        ),
     ),
     Hypothesis(
         "memory_pressure",
@@ -295,10 +307,15 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "gc_or_gil",
         "Python itself holds the engine's thread: garbage collection, or another thread has the GIL",
         "`prismtop deepdive` shows it; `gc.freeze()` after warm-up, fewer Python threads in the process.",
-        needs=(_up(1.8, 0.03, 0.3, "stage.host"),),
+        needs=(
+            _up(1.8, 0.03, 0.3, "stage.host"),
+            # Another thread of the process runs while batches take longer: one of them waits for the lock.
+            _up(3.5, 0.1, 0.5, "process.side_cpu_ratio"),
+        ),
         supports=(
             _grew(1.2, 0.4, 2.0, "thread_voluntary_switches_per_s", floor=20),
             _up(0.8, 0.1, 0.8, "process_cpu_ratio"),
+            _grew(0.0, 0.05, 0.5, "batch.excess", "batch.decode_excess", missed=2.5),
         ),
         against=(_up(1.5, 0.05, 0.3, "stage.wait"), _WAITED_ALREADY, _STOPPED_ALREADY),
         quiet=(
@@ -306,7 +323,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _CLOCK_DOWN,
             _up(3.0, 2, 200, *_FAULTS),
             _up(3.0, 0.01, 0.2, "cgroup_throttled_ratio"),
-            _up(3.0, 0.03, 0.3, "host_cpu_busy_ratio"),
+            _up(3.0, 0.03, 0.3, *_BUSY),
         ),
         quiet_weight=2.2,
     ),

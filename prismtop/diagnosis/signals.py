@@ -28,6 +28,7 @@ class Signal:
 SIGNALS: Mapping[str, Signal] = {
     # host
     "host_cpu_busy_ratio": Signal("busy share of all cores", "ratio"),
+    "host.others_busy_ratio": Signal("share of all cores that other processes use", "ratio"),
     "host_cpu_steal_ratio": Signal("core time taken by the hypervisor", "ratio"),
     "host_cpu_frequency_mhz": Signal("CPU clock", "mhz"),
     "host_thermal_throttles_total": Signal("CPU thermal throttles", "per_s", mean=True),
@@ -41,9 +42,12 @@ SIGNALS: Mapping[str, Signal] = {
     "tcp_retransmits_per_s": Signal("TCP retransmits", "per_s", mean=True),
     # processes of the engine
     "process_cpu_ratio": Signal("CPU use of the process", "cores"),
+    "process.side_cpu_ratio": Signal("CPU use of the process beside its main thread", "cores"),
     "process_runq_wait_ratio": Signal("run-queue wait of the process", "seconds_per_s"),
     "process_major_faults_per_s": Signal("major page faults of the process", "per_s", mean=True),
     "process_swap_bytes": Signal("memory of the process in swap", "bytes"),
+    "process_stopped_ratio": Signal("share of readings in which the process was stopped", "ratio", mean=True),
+    "cgroup_frozen_ratio": Signal("share of readings in which its group was frozen", "ratio", mean=True),
     "thread_runq_wait_ratio": Signal("run-queue wait of the thread", "ratio"),
     "thread_runq_delay_seconds": Signal("wait for a core each time it was ready", "seconds"),
     "thread_voluntary_switches_per_s": Signal("voluntary context switches", "per_s"),

@@ -21,6 +21,23 @@ MAX_GAP_NS = 3_600 * 10**9
 _NOTHING = Finding(False, "")
 
 
+def gap_before(batch: Batch) -> int | None:
+    """Time in ns that was lost before a batch: its period less its duration and less what the engine had
+    nothing to do. None when it cannot be told.
+
+    A batch in which every request is new may follow a time without any: unless the engine's wait for
+    requests was measured, nobody knows how long somebody waited. Where a request was there before, somebody
+    did.
+    """
+    if batch.period_ns is None:
+        return None
+    work = batch.workload
+    if not batch.idle_ns and work.new_requests and work.new_requests == work.batch_size:
+        return None
+    gap = batch.period_ns - batch.duration_ns - batch.idle_ns
+    return gap if 0 <= gap <= MAX_GAP_NS else None
+
+
 class Gaps:
     """The gaps of one engine process."""
 
@@ -33,13 +50,10 @@ class Gaps:
     def take(self, batch: Batch, expected_ns: float) -> tuple[Finding, int]:
         """The finding about the gap before `batch`, and the time lost in it beyond the usual.
 
-        The gap is the batch's period less its duration and less what the engine had nothing to do: in that
-        time nobody waited.
+        Its gap is that of `gap_before`.
         """
-        if batch.period_ns is None:
-            return _NOTHING, 0
-        gap = batch.period_ns - batch.duration_ns - batch.idle_ns
-        if not 0 <= gap <= MAX_GAP_NS or expected_ns <= 0:
+        gap = gap_before(batch)
+        if gap is None or expected_ns <= 0:
             return _NOTHING, 0
         self._step += 1
         level, detector = self._level, self.detector

@@ -199,7 +199,7 @@ class Regime:
         mature = level.rows >= BUCKET_ROWS and level.visits > MEET_ROWS
         slack = _slack(level)
         if isinstance(self.model, MixedModel):
-            self._trust.note(x > self.detector.flag_at)
+            self._trust.note(x > self.detector.odd_at)
             if level.rows < BUCKET_ROWS or not self.trusted:
                 mature, slack = False, NEVER
             if self.detector.spread > NO_DRIFT_SPREAD:

@@ -336,3 +336,37 @@ def test_an_engine_that_pads_as_expected_keeps_its_schedule() -> None:
     model = told.judge.engine(4242).regimes["decode"].model
     assert isinstance(model, DecodeModel)
     assert model.schedule.name == "vllm"
+
+
+def fresh(batch: Batch, gap_ms: float, idle_ms: float = 0.0) -> Batch:
+    """The same batch, all of its requests new, after a gap."""
+    size = batch.workload.batch_size
+    work = replace(batch.workload, new_requests=size, running=size)
+    period = batch.duration_ns + round(gap_ms * MS)
+    return replace(batch, workload=work, period_ns=period, idle_ns=round(idle_ms * MS))
+
+
+def test_a_gap_before_requests_that_are_all_new_is_no_stall(load: Load, told: Told) -> None:
+    told.take(load.decode(300))
+    for _ in range(20):
+        told.take([fresh(next(load.decode(1)), 900.0)])
+        told.take(load.decode(20))
+    told.end()
+    assert not told.alerts
+
+
+def test_a_stall_before_new_requests_is_found_where_the_wait_for_them_was_measured(
+    load: Load, told: Told
+) -> None:
+    told.take(load.decode(300))
+    told.take([fresh(next(load.decode(1)), 900.0, idle_ms=100.0)])
+    assert told.alerts[1].kind == "stall"
+
+
+def test_grave_episodes_that_come_again_are_each_told(load: Load, told: Told) -> None:
+    told.take(load.decode(600))
+    for _ in range(8):
+        told.take(load.decode(120, factor=3.0))
+        told.take(load.decode(500))
+    told.end()
+    assert len(told.alerts) == 8
