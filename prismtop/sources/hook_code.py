@@ -53,6 +53,11 @@ class HookPlan:
         known = {*self.hook.entry, *self.hook.exit}
         return tuple((name, 5 + n) for n, name in enumerate(self.slots) if n and name in known)
 
+    @cached_property
+    def active_at(self) -> int | None:
+        """Index in a record of what is 0 when the call had nothing to do; None when the hook does not say."""
+        return dict(self.values).get("active")
+
 
 def plan_hook(fid: int, hook: Hook, *, boundary: bool) -> HookPlan:
     """Assign the hook's values to slots: the key first, the others in the order of the profile."""
