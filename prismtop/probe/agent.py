@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import collections
 import itertools
+import marshal
 import mmap
 import os
 import struct
@@ -373,6 +374,8 @@ class Hook:
         missing = MISSING.to_bytes(8, sys.byteorder, signed=True) * (VALUES - count)
         put = self.waiting.append
         build = ag.builders[fid][0]
+        if isinstance(build, bytes):
+            build = types.FunctionType(marshal.loads(build), globals())
         return build(f, at, fid, ag, put, missing, self.waiting, ag.odd, time.monotonic_ns, get_ident)
 
     def by_monitoring(self, found: Any, f: Any, code: Any) -> Any:
@@ -428,6 +431,7 @@ class Hook:
         clone.__kwdefaults__ = f.__kwdefaults__
         w = self.make(clone)
         shape = self.agent.builders[self.spec["fid"]][1]
+        shape = marshal.loads(shape) if isinstance(shape, bytes) else shape
         consts = tuple(w if c == "\0prismtop" else c for c in shape.co_consts)
         names = {"co_consts": consts, "co_freevars": code.co_freevars, "co_name": code.co_name}
         if hasattr(code, "co_qualname"):

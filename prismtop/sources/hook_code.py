@@ -93,16 +93,30 @@ def source(plans: Sequence[HookPlan], *, monitoring: bool = True) -> str:
     Args:
         monitoring: with the callbacks of `sys.monitoring`, half of the text; no Python before 3.12 has it.
     """
-    plans = [plan for plan in plans if plan.hook.kind != "loop"]
-    nothing = Hook(name="dummy", roles=(), module="", qualname="", kind="function")
-    plans.append(HookPlan(agent.DUMMY, nothing, False, ("key",)))
-    builders = {_builder_name(plan): _builder(plan, monitoring) for plan in plans}
-    shapes = {**dict.fromkeys(ASYNC, "_pt_shape_async"), "generator": "_pt_shape_generator"}
+    written = _with_dummy(plans)
+    builders = {_builder_name(plan): _builder(plan, monitoring) for plan in written}
     rows = ", ".join(
-        f"{plan.fid}: ({_builder_name(plan)}, {shapes.get(plan.hook.kind, '_pt_shape')}.__code__)"
-        for plan in plans
+        f"{fid}: ({build}, {shape}.__code__)" for fid, (build, shape) in builder_names(plans).items()
     )
     return "\n\n".join([_TRAMPOLINES, *builders.values(), f"BUILDERS = {{{rows}}}\n"])
+
+
+def builder_names(plans: Sequence[HookPlan]) -> dict[int, tuple[str, str]]:
+    """Per hook number the functions of `source` that make its wrapper and the code that is swapped in."""
+    shapes = {**dict.fromkeys(ASYNC, "_pt_shape_async"), "generator": "_pt_shape_generator"}
+    return {
+        plan.fid: (_builder_name(plan), shapes.get(plan.hook.kind, "_pt_shape"))
+        for plan in _with_dummy(plans)
+    }
+
+
+def _with_dummy(plans: Sequence[HookPlan]) -> list[HookPlan]:
+    """Those that have code of their own, and the one on which the probe measures itself."""
+    nothing = Hook(name="dummy", roles=(), module="", qualname="", kind="function")
+    return [
+        *(plan for plan in plans if plan.hook.kind != "loop"),
+        HookPlan(agent.DUMMY, nothing, False, ("key",)),
+    ]
 
 
 def _builder_name(plan: HookPlan) -> str:
