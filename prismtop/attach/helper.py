@@ -8,6 +8,7 @@ never traces.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import json
@@ -127,7 +128,8 @@ def _inject(request: dict[str, Any]) -> dict[str, Any]:
                        main_pause_us=result.pause_us, scratch=result.scratch)  # fmt: skip
     rehearse()
     injector = ptrace_inject.PtraceInjector(pid, start_time, in_front=in_front)
-    own = injector.inject(source, handshake, timeout_s=timeout_s, wake=wake)
+    data = base64.b64decode(request.get("data", ""))
+    own = injector.inject(source, handshake, data=data, timeout_s=timeout_s, wake=wake)
     fields = {k: v for k, v in asdict(own).items() if k != "seen"}
     if own.seen.begun:
         ptrace_inject.mark_read(pid, own.scratch)

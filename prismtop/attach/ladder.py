@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import prismtop
 from prismtop.attach.errors import AttachError, HelperError, InjectionError, from_fields
 from prismtop.attach.handshake import Handshake, last_line, look
-from prismtop.attach.payload import TEMPLATE_HEAD
+from prismtop.attach.payload import TEMPLATE_HEAD, with_data
 from prismtop.attach.preflight import WayIn, preflight
 from prismtop.attach.process import check_identity
 from prismtop.attach.ptrace_inject import mark_read
@@ -65,6 +66,7 @@ def inject(
     source: str,
     *,
     started: Handshake,
+    data: bytes = b"",
     allow_gdb: bool = False,
     timeout_s: float = 3.0,
     wake: bool = True,
@@ -77,6 +79,7 @@ def inject(
         start_time: clock ticks since boot (field 22 of /proc/PID/stat): a pid alone is no identity.
         source: text from `payload.safe_template`, so that it cannot raise.
         started: what to look for as the sign that it runs.
+        data: what it finds as `__data__`, for a template that was made for bytes.
         allow_gdb: whether gdb may be used, which stops all threads for 0.2 to 4 s.
         timeout_s: how long to wait for that sign, in seconds; when it passes, the result is `armed`.
         wake: whether the wait of an idle main thread may be ended early (as by a signal without handler).
@@ -98,7 +101,8 @@ def inject(
                 "op": "inject",
                 "pid": pid,
                 "start_time": start_time,
-                "source": source,
+                "source": source if way is WayIn.PTRACE else with_data(source, data),
+                "data": base64.b64encode(data).decode() if way is WayIn.PTRACE else "",
                 "way": way.value,
                 "memfd": started.memfd,
                 "error_memfd": started.error_memfd,

@@ -18,7 +18,7 @@ from prismtop.attach.errors import AttachError, InjectionError, TargetExitedErro
 from prismtop.attach.gadgets import Gadgets, find_gadgets
 from prismtop.attach.handshake import NOTHING, Handshake, Seen, descriptors, look
 from prismtop.attach.image import PythonImage, executable, find_python, seems_initialized, verify_in_memory
-from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD
+from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD, with_data
 from prismtop.attach.process import (
     Mapping,
     check_identity,
@@ -39,7 +39,7 @@ _SYS_CLOSE, _SYS_MMAP, _SYS_MUNMAP, _SYS_FUTEX = 3, 9, 11, 202
 # a timeout) return EINTR to the program (signal(7)), so a thread in one of them is left alone.
 _RESTARTED = {n: i for i, n in enumerate((_SYS_FUTEX, 35, 230, 7, 271, 23, 270, 34, 61, 247))}
 _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22
-_PAGE = 4096
+_PAGE, _ALIGNED = 4096, 64
 _ASLEEP_S = 0.03  # how long a thread must have slept to count as asleep
 _RETRIES = 20
 _GRACE_S = 0.05  # how long the payload may take to start by itself before it is helped
@@ -181,6 +181,7 @@ class PtraceInjector:
         handshake: Handshake,
         *,
         timeout_s: float,
+        data: bytes = b"",
         wake: bool = True,
         auxiliary: bool = True,
     ) -> PtraceResult:
@@ -189,6 +190,7 @@ class PtraceInjector:
         Args:
             source: Python source that cannot raise (`payload.safe_template`).
             handshake: what to look for.
+            data: what the source finds as `__data__` (`payload.with_data`); put behind it.
             timeout_s: how long to wait for the start, in seconds; 0 returns at once.
             wake: whether an idle main thread may be woken (see `StoppedThread.end_wait`).
             auxiliary: whether an auxiliary thread may be used; for measurements on the main thread.
@@ -197,8 +199,8 @@ class PtraceInjector:
             InjectionError: refused by the target (not initialised, queue full, no memory); nothing was left.
             AttachError: see `StoppedThread`.
         """
-        data = source.encode("ascii") + b"\0"
-        size = (len(data) + _PAGE - 1) // _PAGE * _PAGE
+        behind = (len(with_data(source, data, 0)) + _ALIGNED) // _ALIGNED * _ALIGNED
+        size = (behind + len(data) + _PAGE - 1) // _PAGE * _PAGE
         symbols = self.image.symbols
         scratch: list[int] = []
         initialized = seems_initialized(self.pid, self.image)
@@ -224,7 +226,8 @@ class PtraceInjector:
         second = None
         if first is not None:
             try:
-                memory.write(self.pid, scratch[0], data)
+                text = with_data(source, data, scratch[0] + behind).encode("ascii")
+                memory.write(self.pid, scratch[0], text.ljust(behind, b"\0") + data)
                 self.on_step("source written")
                 second = self.with_thread(queue, auxiliary=auxiliary)
             finally:

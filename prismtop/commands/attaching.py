@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from prismtop.model import Group
 if TYPE_CHECKING:
     from prismtop.session import CounterSource, DeepDiver, RecordingSink, Session, Sink
     from prismtop.sources.tick import Source
+
+_COLLECT = (20_000, 20, 50)
+"""Objects more than at the last collection, and how many young collections make an older one."""
 
 
 def open_session(
@@ -60,7 +64,7 @@ def open_session(
     from prismtop.latency.judge import LatencyJudge, make_judge
 
     sampler = _sampler(context, group) if counters else None
-    return Session(
+    session = Session(
         source,
         history=settings.history,
         window_s=settings.window_s,
@@ -72,6 +76,11 @@ def open_session(
         sinks=(*hooks_for(settings, group), *sinks),
         deepdiver=_deepdiver(context, group, source, sampler, wanted=deepdive),
     )
+    # What was imported and built stays: the garbage collector need not walk through it again and again, nor
+    # look at every few hundred objects of a program whose objects come and go in numbers that do not grow.
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
+    return session
 
 
 def _deepdiver(

@@ -147,9 +147,16 @@ class JsonSink:
         self._captured = _Captured()
 
     def write(self, frame: Frame) -> None:
-        """Print the session line first, then what is new."""
-        state = (frame.state, frame.hooks)
-        write = self._context.write
+        """Print the session line first, then what is new: all of it in one write, also where Python's output
+        is unbuffered (containers).
+        """
+        lines = self._lines(frame)
+        if lines:
+            self._context.write("\n".join(lines))
+
+    def _lines(self, frame: Frame) -> list[str]:
+        lines: list[str] = []
+        state, write = (frame.state, frame.hooks), lines.append
         if self._state is None:
             write(jsonl.session_line(frame))
         elif state != self._state:
@@ -171,10 +178,10 @@ class JsonSink:
             if counter.value is not None or self._gaps.get(counter.key) != counter.reason:
                 write(jsonl.counter_line(counter, frame.clock))
             self._gaps[counter.key] = counter.reason
-        delta = _since(self._lost, frame.lost)
-        if delta != Lost():
-            write(jsonl.lost_line(delta))
+        if frame.lost != self._lost:
+            write(jsonl.lost_line(_since(self._lost, frame.lost)))
             self._lost = frame.lost
+        return lines
 
 
 class TableSink:
@@ -200,8 +207,8 @@ class TableSink:
             if text and text not in self._said:
                 self._said.add(text)
                 self._context.report.say(text)
-        delta = _since(self._lost, frame.lost)
-        if delta != Lost():
+        if frame.lost != self._lost:
+            delta = _since(self._lost, frame.lost)
             self._lost = frame.lost
             self._context.report.say(
                 f"lost {delta.records} records ({delta.torn} torn, {delta.batches} incomplete batches)"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from prismtop.latency.decode import DecodeModel
 from prismtop.latency.engine import EngineJudge
 from prismtop.latency.features import DECODE_FEATURES, MIXED_FEATURES
@@ -23,8 +25,9 @@ def card_of(engines: Sequence[EngineJudge], sense: Sensitivity, origin: str = "f
     if not regimes:
         return ModelCard(ModelState.LEARNING, _why_nothing(engines), origin=origin, sensitivity=sense.name)
     main = max(regimes, key=lambda regime: regime.trained)
-    errors = _errors(regimes)
-    decode = _errors([regime for regime in regimes if isinstance(regime.model, DecodeModel)])
+    plain = [regime for regime in regimes if isinstance(regime.model, DecodeModel)]
+    decode = _errors(plain)
+    errors = decode if len(plain) == len(regimes) else _errors(regimes)
     rates = [regime.detector.expected_false_alerts() for regime in regimes if regime.alerting]
     rates += [engine.gaps.detector.expected_false_alerts() for engine in engines]
     known = [rate for rate in rates if rate is not None]
@@ -84,8 +87,9 @@ def _missing(regime: Regime) -> tuple[str, ...]:
 
 def _errors(regimes: Sequence[Regime]) -> SortedWindow:
     """Absolute relative errors of the latest undisturbed predictions."""
+    residuals = np.array([x for regime in regimes for x in regime.detector.noise.values()])
     made = SortedWindow(10**6)
-    made.fill(abs(math.expm1(x)) for regime in regimes for x in regime.detector.noise.values())
+    made.fill(np.abs(np.expm1(residuals)).tolist())
     return made
 
 

@@ -92,6 +92,16 @@ class Detector:
         self._median: float | None = None
         self._stale = 0
         self._learnt = 0
+        self._derive()
+
+    def _derive(self) -> None:
+        """What follows from the spread: it changes once in `REFRESH` batches and is asked for in each."""
+        spread, sense, rough = self.spread, self.sensitivity, self.rough
+        self._allowance = max(SUSTAINED_ALLOWANCE, 1.5 * spread)
+        self._limit = max(SUSTAINED_LIMIT, 6.0 * spread)
+        self._drift_allowance = allowance = max(sense.drift_allowance, 1.5 * rough)
+        # No single batch may count for more than a third of what it takes.
+        self._drift_cap = allowance + min(max(DRIFT_CAP, 3.0 * rough) - allowance, limit_of(sense, rough) / 3)
 
     @property
     def ready(self) -> bool:
@@ -129,29 +139,26 @@ class Detector:
     def _many(self, x: float, against_anchor: float) -> str:
         recent = self._recent
         recent.append(x)
-        spread = self.spread
-        allowance = max(SUSTAINED_ALLOWANCE, 1.5 * spread)
-        limit = max(SUSTAINED_LIMIT, 6.0 * spread)
+        allowance, limit = self._allowance, self._limit
         # One batch, however slow, is no lasting slowness.
         step = min(x, 0.15) - allowance
-        self._sum = max(0.0, self._sum + (step if step < SINGLE * limit else SINGLE * limit))
+        total = self._sum + (step if step < SINGLE * limit else SINGLE * limit)
+        self._sum = total = total if total > 0.0 else 0.0
         self._sum_low = self._sum_low + 1 if x < allowance else 0
-        if self._sum > limit:
+        if total > limit:
             self.sustained = True
-            self._sum = min(self._sum, 2.0 * limit)
+            self._sum = min(total, 2.0 * limit)
         if self.sustained and self._sum_low >= CLEAR_AFTER:
             self.sustained = False
             self._sum = self.shift = 0.0
 
-        sense, rough = self.sensitivity, self.rough
-        allowance = max(sense.drift_allowance, 1.5 * rough)
-        # No single batch may count for more than a third of what it takes.
-        cap = allowance + min(max(DRIFT_CAP, 3.0 * rough) - allowance, limit_of(sense, rough) / 3)
-        self._drift = max(0.0, self._drift + min(against_anchor, cap) - allowance)
+        allowance, cap = self._drift_allowance, self._drift_cap
+        total = self._drift + (against_anchor if against_anchor < cap else cap) - allowance
+        self._drift = total = total if total > 0.0 else 0.0
         self._drift_low = self._drift_low + 1 if against_anchor < allowance else 0
-        if self._drift > self.drift_at:
+        if total > self.drift_at:
             self.drifting = True
-            self._drift = min(self._drift, 2.0 * self.drift_at)
+            self._drift = min(total, 2.0 * self.drift_at)
         if self.drifting and self._drift_low >= CLEAR_AFTER:
             self.drifting = False
             self._drift = 0.0
@@ -199,6 +206,7 @@ class Detector:
             return
         self.spread = max(LEAST_SPREAD, spread(noise))
         self.rough = max(self.spread, self.rough * FORGET_ROUGH)
+        self._derive()
         slope = 0.35 * self.spread + 0.6 / n
         self.flag_at = min(
             tail(noise, FLAG_PROBABILITY, slope), max(0.02, FLAG_SPREADS * self.spread) + 0.6 / n

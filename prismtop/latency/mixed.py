@@ -57,6 +57,44 @@ class Published(NamedTuple):
     error: float
 
 
+class Neighbours:
+    """How far off the regression was for batches of about the same shape: kernels jump where no line does.
+
+    Keeps the latest `FIRST_TREES` rows as arrays: making those anew for each batch took most of its time.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._shapes = np.zeros((FIRST_TREES, 3))
+        self._phis = np.zeros((FIRST_TREES, size))
+        self._targets = np.ones(FIRST_TREES)
+        self._added = 0
+
+    def add(self, row: Row) -> None:
+        """Take a learnt row; the oldest leaves."""
+        at = self._added % FIRST_TREES
+        self._shapes[at] = np.log2(1.0 + np.array(row.features[:3]))
+        self._phis[at] = row.phi
+        self._targets[at] = row.target_ns
+        self._added += 1
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._added = 0
+
+    def factor(self, features: Features, coefficients: Vector) -> float:
+        """What to multiply the regression's word with; its `coefficients` give ns."""
+        n = min(self._added, FIRST_TREES)
+        if not n:
+            return 1.0
+        targets = self._targets[:n]
+        expected = self._phis[:n] @ coefficients
+        left = np.log(targets / np.maximum(expected, targets.min() / 5)).clip(-CLIP, CLIP)
+        shape = np.log2(1.0 + np.array(tree_features(features)[:3]))
+        weights = np.exp(((self._shapes[:n] - shape) ** 2).sum(axis=1) * (-1 / NEAR**2))
+        total = float(weights.sum())
+        return math.exp(float(weights @ left) / (total + 0.1)) if total > 1e-3 else 1.0
+
+
 class MixedModel:
     """Online model of one regime with prefill.
 
@@ -77,8 +115,7 @@ class MixedModel:
         self._background = background
         self._rows: deque[Row] = deque(maxlen=KEPT)
         self._next_fit = FIRST_TREES
-        self._shapes: Vector | None = None
-        self._left: Vector = np.zeros(0)
+        self._near = Neighbours(self.ridge.size)
         self._unsolved = 0
         self.floor_ns = 0.0
 
@@ -117,27 +154,13 @@ class MixedModel:
         phi = self.phi(features, decode_ns)
         trees = self.published
         if trees is None:
-            return self.regression(phi, decode_ns) * self._neighbours(features)
+            return self.regression(phi, decode_ns) * self._near.factor(
+                features, self.ridge.coefficients * self.unit_ns
+            )
         expected = float(phi @ trees.coefficients) * self.unit_ns
         expected = max(expected, decode_ns / 2, self.floor_ns)
         left = trees.forest.value(tree_features(features))
         return expected * math.exp(max(-CLIP, min(CLIP, left)))
-
-    def _neighbours(self, features: Features) -> float:
-        """How far off learnt batches of about the same shape were: kernels jump where no line does."""
-        if not self._rows:
-            return 1.0
-        if self._shapes is None:
-            rows = list(self._rows)[-FIRST_TREES:]
-            self._shapes = np.log2(1.0 + np.array([row.features[:3] for row in rows]))
-            expected = np.array([row.phi for row in rows]) @ self.ridge.coefficients * self.unit_ns
-            targets = np.array([row.target_ns for row in rows])
-            self._left = np.clip(np.log(targets / np.maximum(expected, targets.min() / 5)), -CLIP, CLIP)
-        shape = np.log2(1.0 + np.array(tree_features(features)[:3]))
-        apart = ((self._shapes - shape) ** 2).sum(axis=1) * (1 / NEAR**2)
-        weights = np.exp(-apart)
-        total = float(weights.sum())
-        return math.exp(float(weights @ self._left) / (total + 0.1)) if total > 1e-3 else 1.0
 
     def learn(
         self, features: Features, decode_ns: float, target_ns: float, weight: float, noise: float
@@ -154,8 +177,9 @@ class MixedModel:
             self.ridge.solve(noise)
             self.solves += 1
             self._unsolved = 0
-        self._shapes = None
-        self._rows.append(Row(phi, tree_features(features), target_ns))
+        row = Row(phi, tree_features(features), target_ns)
+        self._rows.append(row)
+        self._near.add(row)
         if self.seen >= self._next_fit and self._background.run(self._job()):
             self._next_fit = self.seen + min(self.seen // 2, REFIT_EVERY)
 
@@ -167,13 +191,13 @@ class MixedModel:
         if trees is not None:
             self.published = trees._replace(coefficients=trees.coefficients * factor)
         self._rows.clear()
-        self._shapes = None
+        self._near.clear()
         self._next_fit = self.seen + FIRST_TREES
 
     def forget_rows(self) -> None:
         """Drop the rows kept for the next fit."""
         self._rows.clear()
-        self._shapes = None
+        self._near.clear()
 
     def take_over(self, ridge: Ridge, unit_ns: float, floor_ns: float) -> None:
         """Go on from what another model of the same form had learnt."""

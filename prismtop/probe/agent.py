@@ -18,14 +18,16 @@ A reader accepts a slot only when both sequence words are the number that it exp
 same.
 
 A hooked call only appends a tuple to a deque; the batch boundary packs them into the ring. Right after a
-forward pass the caches are cold, and packing one record then costs 6 us, while the append costs next to
-nothing, and packing a batch's records in one go half a microsecond each.
+forward pass the caches are cold: what a call costs is the number of different pieces of code that it runs,
+each of them fetched from memory, not their number of instructions. So nothing is done in a hook that the
+boundary can do, and hooks without values share one code object.
 """
 
 from __future__ import annotations
 
 import collections
 import itertools
+import marshal
 import mmap
 import os
 import struct
@@ -42,6 +44,7 @@ if MYPY:  # typing is not imported in the target
 MAGIC = int.from_bytes(b"PRSMTOP1", "little")
 VERSION = 1
 RECORD = struct.Struct("<QQQII11qQ")
+VALUES = 11
 HEADER_BYTES = 65536
 STATUS_AT = 4096
 STATUS_BYTES = HEADER_BYTES - STATUS_AT
@@ -65,9 +68,10 @@ DUMMY = 0xFFFF
 MODULE = "_prismtop_probe"
 FORK_MODULE = "_prismtop_fork"
 COPIED = ("__name__", "__qualname__", "__doc__", "__module__", "__defaults__", "__kwdefaults__", "__dict__")
-SAMPLE = 61  # a prime: it must not fall into step with the number of hooks in a batch
+SAMPLE = 61  # one in so many batches is measured, every hook of it: a prime, so that nothing falls into step
 SAMPLES = 15
-BACKLOG = 256  # records that wait for a batch boundary, at most
+BACKLOG = 256  # records that wait for a batch boundary: from here on hooks pack them
+MOST_WAITING = 8192  # more than that is never kept; only hooks of priority 1 look at the backlog
 SETUP_NS = 250_000  # hooks that are not in after this long are put in at the next batch boundaries
 MIN_TURN_NS = 100_000  # a turn of an unknown loop that used less CPU ran no batch: it polls
 HOT_TURN_NS, HOT_TURNS = 5_000, 4096  # a loop that turns so fast, so often, only computes: it is switched off
@@ -190,6 +194,48 @@ def innermost(raw: Any) -> Any:
     return f
 
 
+def packer(values: Any) -> Any:
+    """Writes a record of so many values into the ring; the others are bytes made beforehand.
+
+    Native codes: for `l` and `L` CPython converts by the digit, for `q` and `Q` through an array of bytes.
+    """
+    rest = "%ds" % (8 * (VALUES - values)) if values < VALUES else ""
+    return struct.Struct("@LLLII%dl%sL" % (values, rest)).pack_into
+
+
+def flusher(ag: Any, mask: Any) -> Any:
+    """The function that packs what waits into the ring. A closure: attributes of the agent are far apart."""
+    mm, waiting, odd, forms, spent = ag.mm, ag.waiting, ag.odd, ag.forms, ag.spent
+    take, count, clock, full = waiting.popleft, itertools.count(1).__next__, time.monotonic_ns, packer(VALUES)
+    left = SAMPLE
+
+    def flush() -> Any:
+        """Several threads may do so at once: taking a record is one step, and so is counting it."""
+        nonlocal left
+        t = clock() if odd else 0
+        try:
+            for _ in range(len(waiting)):
+                r = take()
+                s = count()
+                pack = forms.get(r[2], full)
+                try:
+                    pack(mm, HEADER_BYTES + ((s - 1) & mask) * 128, s, *r, s)
+                except struct.error:
+                    full(mm, HEADER_BYTES + ((s - 1) & mask) * 128, s, *ag.repair(r), s)
+        except IndexError:
+            pass  # another thread took the rest
+        left -= 1
+        if t:
+            spent(FLUSH, clock() - t)
+            left = SAMPLE
+            if ag.state == RUNNING:
+                odd.clear()
+        elif left <= 0:
+            odd.append(1)
+
+    return flush
+
+
 class Loop:
     """Ticks of a loop that was already turning when the probe came, from JUMP events of its code.
 
@@ -258,12 +304,10 @@ class Loop:
         if busy >= MIN_TURN_NS:
             values = (MISSING, busy, self.starts, call, self.line, self.choice)
             ag.write(before, now, self.fid, values + (MISSING,) * 5)
-            if not ag.calls() % SAMPLE:
+            if ag.odd:
                 ag.spent(self.fid, time.monotonic_ns() - now)
             ag.flush()
-        q = ag.q
-        if q[W_COMMAND] != ag.done or now - q[W_HEARTBEAT] > ag.lease:
-            ag.service(now)
+        ag.look(now)
         if self.turned < HOT_TURNS:
             return True
         mean, self.turned, self.used = self.used // self.turned, 0, 0
@@ -282,6 +326,7 @@ class Hook:
         self.code: Any = None
         self.old: Any = None
         self.new: Any = None
+        self.waiting = agent.waiting
 
     def install(self, mechanisms: Any) -> Any:
         place = self.spec.get("place")
@@ -329,9 +374,15 @@ class Hook:
     def make(self, f: Any) -> Any:
         ag = self.agent
         spec = self.spec
+        fid, count = spec["fid"], spec["values"]
         at = [self.positions[n] for n in spec["names"]]
-        build = ag.builders[spec["fid"]][0]
-        return build(f, at, ag, ag.calls, ag.put, ag.waiting, ag.q, time.monotonic_ns, get_ident)
+        ag.forms[fid] = ag.forms[fid | FLAG_CAPPED << 16] = packer(count)
+        missing = MISSING.to_bytes(8, sys.byteorder, signed=True) * (VALUES - count)
+        put = self.waiting.append
+        build = ag.builders[fid][0]
+        if isinstance(build, bytes):
+            build = types.FunctionType(marshal.loads(build), globals())
+        return build(f, at, fid, ag, put, missing, self.waiting, ag.odd, time.monotonic_ns, get_ident)
 
     def by_monitoring(self, found: Any, f: Any, code: Any) -> Any:
         ag = self.agent
@@ -386,6 +437,7 @@ class Hook:
         clone.__kwdefaults__ = f.__kwdefaults__
         w = self.make(clone)
         shape = self.agent.builders[self.spec["fid"]][1]
+        shape = marshal.loads(shape) if isinstance(shape, bytes) else shape
         consts = tuple(w if c == "\0prismtop" else c for c in shape.co_consts)
         names = {"co_consts": consts, "co_freevars": code.co_freevars, "co_name": code.co_name}
         if hasattr(code, "co_qualname"):
@@ -431,7 +483,7 @@ class Agent:
         self.done = -1
         self.seen = self.loaded = 0
         self.guest: Any = None
-        self.base = self.base_exit = self.faults = self.cut = self.setup = self.complete = 0
+        self.base = self.base_exit = self.faults = self.setup = self.complete = 0
         self.bad: dict[Any, str] = {}
         self.samples: dict[int, list[int]] = {}
         self.left: list[str] = []
@@ -444,12 +496,11 @@ class Agent:
         os.ftruncate(self.fd, size)
         self.mm = mmap.mmap(self.fd, size)
         self.q = memoryview(self.mm).cast("Q")
-        self.count = itertools.count(1).__next__
-        self.calls = itertools.count(1).__next__
-        self.flushes = 0
-        self.waiting: collections.deque[Any] = collections.deque()
-        self.put = self.waiting.append
-        self.mask = capacity - 1
+        self.waiting: collections.deque[Any] = collections.deque(maxlen=MOST_WAITING)
+        self.odd: list[int] = []  # not empty: hooks must look twice (this batch is measured, or all is over)
+        self.cuts: list[int] = []  # not empty: the values just read were cut at CAP items
+        self.forms: dict[int, Any] = {}
+        self.flush = flusher(self, capacity - 1)
         head = (MAGIC, VERSION, RECORD.size, capacity, os.getpid(), t0, time.time_ns(), 0, t0)
         for i in range(1, len(head)):
             self.q[i] = head[i]
@@ -545,10 +596,12 @@ class Agent:
             mon.register_callback(self.tool, event, callback)
 
     def calibrate(self) -> Any:
-        """Cost of one hooked call, in ns: a wrapper around a function that does nothing, 64 calls."""
-        spec = {"fid": DUMMY, "names": [], "kind": "function"}
+        """Cost of one hooked call, in ns: a wrapper around a function that does nothing, 64 calls, whose
+        records are thrown away."""
+        spec = {"fid": DUMMY, "names": [], "kind": "function", "values": 0}
         hook = Hook(self, spec)
         hook.positions = {}
+        hook.waiting = collections.deque(maxlen=1)
 
         def nothing() -> Any:
             return None
@@ -565,11 +618,15 @@ class Agent:
         if self.mon is not None:
             hook.by_monitoring(None, nothing, nothing.__code__)
             hook.mechanism = "monitoring"
-            full = min(run(nothing), run(nothing))
-            hook.remove()
+            wrapped = nothing
         else:
             wrapped = hook.make(nothing)
-            full = min(run(wrapped), run(wrapped))
+        full = min(run(wrapped), run(wrapped))
+        self.odd.append(1)
+        for _ in range(SAMPLES):
+            wrapped()
+        self.odd.clear()
+        hook.remove()
         return max(full - bare, len(repeat)) // len(repeat)
 
     def publish(self) -> Any:
@@ -595,7 +652,7 @@ class Agent:
 
     def missing(self, fid: Any, name: Any, error: Any) -> Any:
         """A value that could not be read: remembered once with its reason."""
-        if (fid, name) not in self.bad and len(self.bad) < 64:
+        if (fid, name) not in self.bad and len(self.bad) < 64 and self.state == RUNNING:
             self.bad[(fid, name)] = type(error).__name__ + ": " + str(error)[:80]
             self.publish()
         return MISSING
@@ -607,7 +664,7 @@ class Agent:
                 return items
         except TypeError:
             return itertools.islice(items, CAP)
-        self.cut += 1
+        self.cuts.append(1)
         return itertools.islice(items, CAP)
 
     def raised(self, fid: Any, t0: Any, t1: Any) -> Any:
@@ -618,22 +675,19 @@ class Agent:
             self.fault(error)
 
     def write(self, t0: Any, t1: Any, word: Any, values: Any) -> Any:
-        self.put((t0, t1, word, get_ident() & 0xFFFFFFFF, *values))
+        self.waiting.append((t0, t1, word, get_ident() & 0xFFFFFFFF, *values))
 
-    def flush(self) -> Any:
-        """Pack what waits into the ring. Several threads may do so at once: taking a record is one step."""
-        self.flushes += 1
-        t = 0 if self.flushes % 7 else time.monotonic_ns()
-        take, pack, mm, mask, count = self.waiting.popleft, RECORD.pack_into, self.mm, self.mask, self.count
-        try:
-            while True:
-                r = take()
-                s = count()
-                pack(mm, HEADER_BYTES + ((s - 1) & mask) * 128, s, *r, s)
-        except IndexError:
-            pass
-        if t:
-            self.spent(FLUSH, time.monotonic_ns() - t)
+    def repair(self, record: Any) -> Any:
+        """A record that could not be packed, with the values replaced that are no 64-bit integers."""
+        made = list(record[:4])
+        for n in range(VALUES):
+            value = record[4 + n] if 4 + n < len(record) else MISSING
+            try:
+                whole = MISSING if value is None or isinstance(value, bytes) else int(value)
+                made.append(whole if MISSING <= whole < -MISSING else MISSING)
+            except Exception as error:
+                made.append(self.missing(record[2] & 0xFFFF, "number %d" % n, error))
+        return made
 
     def event(self, fid: Any, kind: Any, now: Any, items: Any) -> Any:
         """Request events: up to 64 per call, three in one record."""
@@ -673,6 +727,11 @@ class Agent:
         self.missing(DUMMY, "fault", error)
         if self.faults > 100:
             self.detach(DETACHED)
+
+    def look(self, now: Any) -> Any:
+        q = self.q
+        if q[W_COMMAND] != self.done or now - q[W_HEARTBEAT] > self.lease:
+            self.service(now)
 
     def service(self, now: Any) -> Any:
         """Mailbox and lease, on the thread that just ended a batch."""
@@ -778,6 +837,7 @@ class Agent:
         if state == DETACHED:
             self.flush()
         self.state = state
+        self.odd.append(1)
         for hook in reversed(list(self.hooks.values())):
             try:
                 note = hook.remove()

@@ -32,6 +32,7 @@ MAX_OPEN = 64
 MAX_PENDING = 20_000
 MAX_BUSY = 1024
 MAX_THREADS = 256
+_EVENT = agent.FLAG_EVENT << 16
 
 
 class Assembler:
@@ -82,13 +83,14 @@ class Assembler:
 
     def feed(self, pid: int, records: Sequence[Record]) -> None:
         """Take the records that process `pid` wrote, in ring order. Request events are not looked at here."""
-        process = self.anchor if pid == self.anchor.pid else self.followers[pid]
+        anchors = pid == self.anchor.pid
+        plans = (self.anchor if anchors else self.followers[pid]).plans
         for record in records:
             word = record[3]
-            plan = process.plans.get(word & 0xFFFF)
-            if plan is None or (word >> 16) & agent.FLAG_EVENT:
+            plan = plans.get(word & 0xFFFF)
+            if plan is None or word & _EVENT:
                 continue
-            if process is self.anchor:
+            if anchors:
                 if record[2] > self._read_to:
                     self._read_to = record[2]
                 self._anchor_record(plan, record)
@@ -177,7 +179,8 @@ class Assembler:
 
     def _opened(self, plan: HookPlan, record: Record, line: ThreadLine) -> None:
         rule = self.rule
-        if (record[3] >> 16) & agent.FLAG_RAISED or plan_values(plan, record).get("active") == 0:
+        active = plan.active_at
+        if record[3] >> 16 & agent.FLAG_RAISED or (active is not None and record[active] == 0):
             line.forget(record)
             return
         batch = OpenBatch(record[5] if rule.key else agent.MISSING, record[1])

@@ -10,6 +10,7 @@ function.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,6 +53,11 @@ class HookPlan:
         known = {*self.hook.entry, *self.hook.exit}
         return tuple((name, 5 + n) for n, name in enumerate(self.slots) if n and name in known)
 
+    @cached_property
+    def active_at(self) -> int | None:
+        """Index in a record of what is 0 when the call had nothing to do; None when the hook does not say."""
+        return dict(self.values).get("active")
+
 
 def plan_hook(fid: int, hook: Hook, *, boundary: bool) -> HookPlan:
     """Assign the hook's values to slots: the key first, the others in the order of the profile."""
@@ -75,6 +81,7 @@ def spec(plan: HookPlan) -> dict[str, object]:
         "kind": hook.kind,
         "binding": hook.binding,
         "names": sorted(_names(hook)),
+        "values": _written(plan),
     }
 
 
@@ -86,16 +93,39 @@ def source(plans: Sequence[HookPlan], *, monitoring: bool = True) -> str:
     Args:
         monitoring: with the callbacks of `sys.monitoring`, half of the text; no Python before 3.12 has it.
     """
-    plans = [plan for plan in plans if plan.hook.kind != "loop"]
-    nothing = Hook(name="dummy", roles=(), module="", qualname="", kind="function")
-    dummy = HookPlan(agent.DUMMY, nothing, False, ("key",))
-    parts = [_builder(plan, monitoring) for plan in (*plans, dummy)]
-    shapes = {**dict.fromkeys(ASYNC, "_pt_shape_async"), "generator": "_pt_shape_generator"}
+    written = _with_dummy(plans)
+    builders = {_builder_name(plan): _builder(plan, monitoring) for plan in written}
     rows = ", ".join(
-        f"{plan.fid}: (_pt_build_{plan.fid}, {shapes.get(plan.hook.kind, '_pt_shape')}.__code__)"
-        for plan in (*plans, dummy)
+        f"{fid}: ({build}, {shape}.__code__)" for fid, (build, shape) in builder_names(plans).items()
     )
-    return "\n\n".join([_TRAMPOLINES, *parts, f"BUILDERS = {{{rows}}}\n"])
+    return "\n\n".join([_TRAMPOLINES, *builders.values(), f"BUILDERS = {{{rows}}}\n"])
+
+
+def builder_names(plans: Sequence[HookPlan]) -> dict[int, tuple[str, str]]:
+    """Per hook number the functions of `source` that make its wrapper and the code that is swapped in."""
+    shapes = {**dict.fromkeys(ASYNC, "_pt_shape_async"), "generator": "_pt_shape_generator"}
+    return {
+        plan.fid: (_builder_name(plan), shapes.get(plan.hook.kind, "_pt_shape"))
+        for plan in _with_dummy(plans)
+    }
+
+
+def _with_dummy(plans: Sequence[HookPlan]) -> list[HookPlan]:
+    """Those that have code of their own, and the one on which the probe measures itself."""
+    nothing = Hook(name="dummy", roles=(), module="", qualname="", kind="function")
+    return [
+        *(plan for plan in plans if plan.hook.kind != "loop"),
+        HookPlan(agent.DUMMY, nothing, False, ("key",)),
+    ]
+
+
+def _builder_name(plan: HookPlan) -> str:
+    """Hooks that only time a call have one builder, hence one code object: what it takes to fetch that from
+    memory after a forward pass is paid once a batch."""
+    hook = plan.hook
+    if hook.entry or hook.exit or hook.events or hook.kind in agent.KIND_SUSPENDS:
+        return f"_pt_build_{plan.fid}"
+    return "_pt_build_end" if plan.boundary else "_pt_build_plain"
 
 
 _TRAMPOLINES = """
@@ -119,30 +149,64 @@ def _names(hook: Hook) -> set[str]:
     return {name for text in texts for name in text.names} - {"ret"}
 
 
-def _value(plan: HookPlan, slot: int, text: str, name: str) -> str:
-    convert = "int(_pt_x)"
+def _written(plan: HookPlan) -> int:
+    """Leading slots that the hook itself writes; the others are missing, as bytes made beforehand."""
+    if plan.hook.kind in agent.KIND_SUSPENDS:
+        return SLOTS + 1
+    known = [n for n, name in enumerate(plan.slots) if name in plan.hook.entry or name in plan.hook.exit]
+    return known[-1] + 1 if known else 0
+
+
+def _converted(name: str) -> str:
+    """From `_pt_x` to what fits into a slot."""
     if name == "mode":
-        convert = 'int.from_bytes(_pt_x[:8].encode("ascii", "replace"), "little")'
-    elif name == "kv_usage":
-        convert = f"int(_pt_x * {FRACTION})"
+        return 'int.from_bytes(_pt_x[:8].encode("ascii", "replace"), "little")'
+    return f"int(_pt_x * {FRACTION})" if name == "kv_usage" else "int(_pt_x)"
+
+
+def _careful(plan: HookPlan, slot: int, text: str, name: str) -> str:
     return (
         "try:\n"
         f"    _pt_x = {text}\n"
-        f"    _pt_v{slot} = _pt_m if _pt_x is None else {convert}\n"
+        f"    _pt_v{slot} = _pt_m if _pt_x is None else {_converted(name)}\n"
         "except Exception as _pt_e:\n"
         f"    _pt_v{slot} = _pt_ag.missing({plan.fid}, {name!r}, _pt_e)\n"
     )
 
 
+def _direct(slot: int, text: str, name: str) -> str:
+    if name not in ("mode", "kv_usage") and _makes_integer(ast.parse(text, mode="eval").body):
+        return f"_pt_v{slot} = {text}\n"
+    return f"_pt_x = {text}\n_pt_v{slot} = _pt_m if _pt_x is None else {_converted(name)}\n"
+
+
+def _makes_integer(node: ast.expr) -> bool:
+    """Whether a value needs no conversion: it is a new number, as a rule a whole one. Where it is not, the
+    probe repairs the record (`agent.Agent.repair`)."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in ("len", "id", "hash", "int", "bool", "sum")
+    if isinstance(node, ast.BinOp):
+        return not isinstance(node.op, ast.Div)
+    if isinstance(node, ast.IfExp):
+        return _makes_integer(node.body) and _makes_integer(node.orelse)
+    return isinstance(node, ast.Compare) or (isinstance(node, ast.Constant) and type(node.value) is int)
+
+
 def _values(plan: HookPlan, at: str) -> str:
+    """All values at once; each by itself only when one of them cannot be read: the less code runs, the less
+    of it is fetched from memory."""
     expressions = plan.hook.entry if at == "entry" else plan.hook.exit
-    lines = [
-        _value(plan, slot, expressions[name].source, name)
-        for slot, name in enumerate(plan.slots)
-        if name in expressions
+    wanted = [
+        (slot, expressions[name].source, name) for slot, name in enumerate(plan.slots) if name in expressions
     ]
-    lines += [_event(plan, event, at) for event in plan.hook.events if event.at == at]
-    return "".join(lines)
+    text = ""
+    if wanted:
+        direct = "".join(_direct(*one) for one in wanted)
+        careful = "".join(_careful(plan, *one) for one in wanted)
+        text = f"try:\n{indent(direct, '    ')}except Exception:\n{indent(careful, '    ')}"
+    if any(name in plan.per_request for _, _, name in wanted):
+        text += f"if _pt_cuts:\n    _pt_cuts.clear()\n    _pt_word = {plan.fid | agent.FLAG_CAPPED << 16}\n"
+    return text + "".join(_event(plan, event, at) for event in plan.hook.events if event.at == at)
 
 
 def _event(plan: HookPlan, event: Event, at: str) -> str:
@@ -158,40 +222,33 @@ def _event(plan: HookPlan, event: Event, at: str) -> str:
 
 
 def _record(plan: HookPlan) -> str:
-    """Everything after the hooked call: exit values, the record, mailbox and lease, sampled own cost."""
+    """Everything after the hooked call: exit values, the record, own cost, mailbox and lease."""
     hook = plan.hook
     known = {name for name in plan.slots if name in hook.entry or name in hook.exit}
-    slots = [f"_pt_v{i}" if name in known else "_pt_m" for i, name in enumerate(plan.slots)]
-    slots += ["_pt_m"] * (SLOTS + 1 - len(slots))
+    count = _written(plan)
+    slots = [f"_pt_v{i}" if name in known else "_pt_m" for i, name in enumerate(plan.slots[:count])]
+    slots += ["_pt_m"] * (count - len(slots))
     if hook.kind in agent.KIND_SUSPENDS:
         slots[SLOTS] = "_pt_suspended"
-    word = str(plan.fid)
-    head = ""
-    if plan.per_request:
-        head = "_pt_cut = _pt_ag.cut\n"
-        word = f"{plan.fid} if _pt_ag.cut == _pt_cut else {plan.fid | agent.FLAG_CAPPED << 16}"
+    elif count <= SLOTS:
+        slots.append("_pt_missing")
+    word = "_pt_word" if plan.per_request else "_pt_fid"
     put = f"_pt_put((_pt_t0, _pt_t1, {word}, _pt_ident() & 0xFFFFFFFF, {', '.join(slots)}))\n"
-    sampled = "_pt_clk() - _pt_t1 + _pt_before" if _names(hook) or hook.entry else "_pt_clk() - _pt_t1"
-    every = 1 if plan.fid == agent.DUMMY else agent.SAMPLE
-    put += f"if not _pt_count() % {every}:\n    _pt_ag.spent({plan.fid}, {sampled})\n"
-    if not plan.boundary:
+    before = " + _pt_before" if _names(hook) or hook.entry else ""
+    put += f"if _pt_odd:\n    _pt_ag.spent(_pt_fid, _pt_clk() - _pt_t1{before})\n"
+    if known and hook.priority <= 1 and not plan.boundary:
         put += f"if len(_pt_waiting) > {agent.BACKLOG}:\n    _pt_ag.flush()\n"
     if "active" in plan.slots:
         put = f"if _pt_v{plan.slots.index('active')} != 0:\n" + indent(put, "    ")
-    text = head + _values(plan, "exit") + put
-    if plan.boundary:
-        text += (
-            "if _pt_waiting:\n    _pt_ag.flush()\n"
-            f"if _pt_q[{agent.W_COMMAND}] != _pt_ag.done or "
-            f"_pt_t1 - _pt_q[{agent.W_HEARTBEAT}] > _pt_lease:\n"
-            "    _pt_ag.service(_pt_t1)\n"
-        )
-    return text
+    text = _values(plan, "exit") + put
+    if plan.per_request and not any(name in plan.per_request for name in hook.entry):
+        text = "_pt_word = _pt_fid\n" + text
+    return text + ("_pt_ag.flush()\n_pt_ag.look(_pt_t1)\n" if plan.boundary else "")
 
 
 def _guarded(text: str) -> str:
     return (
-        f"if _pt_ag.state == {agent.RUNNING}:\n"
+        f"if not _pt_odd or _pt_ag.state == {agent.RUNNING}:\n"
         "    try:\n" + indent(text, "        ") + "    except Exception as _pt_e:\n"
         "        _pt_ag.fault(_pt_e)\n"
     )
@@ -204,10 +261,10 @@ def _builder(plan: HookPlan, monitoring: bool) -> str:
     body = _wrapper(plan, names, suspends) if hook.kind != "async_generator" else _NO_ASYNC_GENERATOR
     callbacks = "    if _pt_f is None:\n" + indent(_callbacks(plan, names, suspends), "        ")
     return (
-        f"def _pt_build_{plan.fid}"
-        "(_pt_f, _pt_at, _pt_ag, _pt_count, _pt_put, _pt_waiting, _pt_q, _pt_clk, _pt_ident):\n"
+        f"def {_builder_name(plan)}"
+        "(_pt_f, _pt_at, _pt_fid, _pt_ag, _pt_put, _pt_missing, _pt_waiting, _pt_odd, _pt_clk, _pt_ident):\n"
         "    _pt_m = MISSING\n"
-        "    _pt_lease = _pt_ag.lease\n"
+        "    _pt_cuts = _pt_ag.cuts\n"
         "    _cap = _pt_ag.capped\n"
         "    _pt_empty = ()\n" + (callbacks if monitoring else "") + indent(body, "    ")
     )
@@ -221,9 +278,12 @@ def _entry(plan: HookPlan, binds: str) -> str:
     values = _values(plan, "entry")
     if not binds and not values:
         return ""
-    preset = "".join(f"_pt_v{i} = _pt_m\n" for i, name in enumerate(plan.slots) if name in plan.hook.entry)
+    preset = "".join(f"_pt_v{i} = " for i, name in enumerate(plan.slots) if name in plan.hook.entry)
+    preset = preset and preset + "_pt_m\n"
+    if any(name in plan.per_request for name in plan.hook.entry):
+        preset += "_pt_word = _pt_fid\n"
     if values:
-        values = f"if _pt_ag.state == {agent.RUNNING}:\n" + indent(values, "    ")
+        values = f"if not _pt_odd or _pt_ag.state == {agent.RUNNING}:\n" + indent(values, "    ")
     return binds + preset + values
 
 
@@ -254,7 +314,7 @@ def _wrapper(plan: HookPlan, names: list[str], suspends: bool) -> str:
         + indent(call, "    ")
         + "except BaseException:\n"
         + f"    if _pt_ag.state == {agent.RUNNING}:\n"
-        + f"        _pt_ag.raised({plan.fid}, _pt_t0, _pt_clk())\n"
+        + "        _pt_ag.raised(_pt_fid, _pt_t0, _pt_clk())\n"
         + "    raise\n"
         + "_pt_t1 = _pt_clk()\n"
         + after
@@ -273,6 +333,7 @@ def _callbacks(plan: HookPlan, names: list[str], suspends: bool) -> str:
     binds = ("_pt_l = _pt_fr.f_locals\n" if names else "") + "".join(f"{n} = _pt_l[{n!r}]\n" for n in names)
     entry = _entry(plan, binds)
     kept = [f"_pt_v{i}" for i, n in enumerate(plan.slots) if n in plan.hook.entry] + names
+    kept += ["_pt_word"] if any(name in plan.per_request for name in plan.hook.entry) else []
     frame = "_pt_fr = _pt_getframe(2)\n" if needs_frame else ""
     at = "id(_pt_fr)" if suspends else "_pt_ident()"
     state = ", ".join(["_pt_t0", *(["_pt_t0 - _pt_ta"] if entry else []), *kept])

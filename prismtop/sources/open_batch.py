@@ -11,6 +11,8 @@ from prismtop.sources.ring import Record
 from prismtop.sources.stages import Span, union
 
 MAX_WAITING = 512
+_MISSING = agent.MISSING
+_span = Span._make
 REACH_NS = 20_000_000
 """What ended longer than this before a batch's first stage is not part of it."""
 
@@ -25,7 +27,7 @@ class Process:
     plans: Mapping[int, HookPlan]
 
 
-@dataclass
+@dataclass(slots=True)
 class OpenBatch:
     """What is known of a batch so far. Times are CLOCK_MONOTONIC ns.
 
@@ -59,35 +61,32 @@ class OpenBatch:
     def add(self, process: Process, plan: HookPlan, record: Record) -> None:
         """Take the values of a record, and its interval if its hook measures a stage."""
         hook = plan.hook
-        flags = record[3] >> 16
         values = self.values
         for name, at in plan.values:
             value = record[at]
-            if value != agent.MISSING and name not in values:
+            if value != _MISSING and name not in values:
                 values[name] = value
-                if flags & agent.FLAG_CAPPED and name in plan.per_request:
-                    self.capped.add(name)
-        if flags & agent.FLAG_RAISED:
-            self.suspect = f"{hook.name} raised an exception"
-        if hook.stage and hook.stage != "idle":
+        flags = record[3] >> 16
+        if flags:
+            self._note(plan, record, flags)
+        stage = hook.stage
+        if stage and stage != "idle":
             suspended = 0
-            if hook.kind in agent.KIND_SUSPENDS and record[15] != agent.MISSING:
+            if record[15] != _MISSING and hook.kind in agent.KIND_SUSPENDS:
                 suspended = record[15]
-            self.spans.append(
-                Span(
-                    hook.stage,
-                    hook.name,
-                    record[1],
-                    record[2],
-                    suspended,
-                    process.pid,
-                    record[4],
-                    process.rank,
-                )
+            span = (stage, hook.name, record[1], record[2], suspended, process.pid, record[4], process.rank)
+            self.spans.append(_span(span))
+
+    def _note(self, plan: HookPlan, record: Record, flags: int) -> None:
+        if flags & agent.FLAG_CAPPED:
+            self.capped.update(
+                name for name, at in plan.values if name in plan.per_request and record[at] != _MISSING
             )
+        if flags & agent.FLAG_RAISED:
+            self.suspect = f"{plan.hook.name} raised an exception"
 
 
-@dataclass
+@dataclass(slots=True)
 class ThreadLine:
     """Records of one thread that wait for the keyed record that they belong to.
 

@@ -8,28 +8,38 @@ travels as marshalled code.
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import marshal
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from prismtop.probe import agent
-from prismtop.sources.hook_code import HookPlan, source, spec
+from prismtop.sources.hook_code import HookPlan, builder_names, source, spec
 
 COMPILE_TIMEOUT_S = 5.0
 CAPACITY = 16_384
-_COMPILER = (
-    "import sys,marshal,importlib.util as u;"
-    "c=compile(sys.stdin.buffer.read(),'<prismtop>','exec');"
-    "sys.stdout.buffer.write(u.MAGIC_NUMBER+marshal.dumps(c))"
+_COMPILER = """
+import importlib.util, marshal, sys
+def compiled(text, hooks=None):
+    code = compile(text, '<prismtop>', 'exec', dont_inherit=True)
+    if hooks is None:
+        return marshal.dumps(code)
+    made = compile(hooks, '<prismtop>', 'exec', dont_inherit=True)
+    parts = {c.co_name: marshal.dumps(c) for c in made.co_consts if hasattr(c, 'co_name')}
+    return marshal.dumps((code, parts))
+"""
+"""Each hook is code of its own: the target unpacks those that it puts in, when it puts them in."""
+_COMPILE_STDIN = (
+    "sys.stdout.buffer.write(importlib.util.MAGIC_NUMBER + compiled(*sys.stdin.buffer.read().split(b'\\0')))"
 )
+_PORTABLE = 4  # marshal's format of Python 3.4 to 3.13, read by all later ones
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,12 @@ class Payload:
 
     Attributes:
         code: Python source that expects `__data__`; raises in the target only into the injection template.
-        data: the probe, as packed code or as source.
+        data: the probe, its hooks and its configuration: packed, or a text.
         compiled: False when the target has to compile the probe itself.
     """
 
     code: str
-    data: str
+    data: bytes | str
     compiled: bool
 
     @property
@@ -81,11 +91,13 @@ def build(
         "order": [plan.fid for plan in sorted(plans, key=_order)],
         "first": sum(plan.boundary or plan.hook.priority <= 1 for plan in plans),
     }
+    probe = Path(agent.__file__).read_text(encoding="utf-8")
     hooks = source(plans, monitoring=python is None or tuple(python[:2]) >= (3, 12))
-    text = Path(agent.__file__).read_text(encoding="utf-8") + "\n" + hooks
-    code = compile_for(text, pid, python) if compiled else None
-    packed = text if code is None else base64.b64encode(code[1]).decode()
-    return Payload(_starter(code[0] if code else None, config), packed, code is not None)
+    code = compile_for(probe, pid, python, hooks) if compiled else None
+    if code is None:
+        return Payload(_SLOW_STARTER % (config,), f"{probe}\n{hooks}", False)
+    packed = marshal.dumps((code[1], config, builder_names(plans)), _PORTABLE)
+    return Payload(_STARTER % (code[0],), packed, True)
 
 
 def _order(plan: HookPlan) -> tuple[bool, int]:
@@ -113,29 +125,42 @@ def detach_body(nonce: str) -> str:
     )
 
 
-def _starter(magic: bytes | None, config: Mapping[str, object]) -> str:
-    """Source that makes the probe from `__data__`: code for the Python of that magic, or source."""
-    start = f"_ns['start']({config!r}, _ns['BUILDERS'])\n"
-    names = "_ns = {'__name__': '_prismtop_probe'}\n"
-    if magic is None:
-        return f"{names}exec(compile(__data__, '<prismtop>', 'exec'), _ns)\n{start}"
-    return (
-        "import sys, marshal, binascii\n"
-        f"if sys.modules['_frozen_importlib_external'].MAGIC_NUMBER != {magic!r}:\n"
-        "    raise RuntimeError('magic: compiled for another Python')\n"
-        f"{names}exec(marshal.loads(binascii.a2b_base64(__data__)), _ns)\n{start}"
-    )
+_SLOW_STARTER = """_ns = {'__name__': '_prismtop_probe'}
+exec(compile(__data__, '<prismtop>', 'exec'), _ns)
+_ns['start'](%r, _ns['BUILDERS'])
+"""
+_STARTER = """import sys, marshal
+if sys.modules['_frozen_importlib_external'].MAGIC_NUMBER != %r:
+    raise RuntimeError('magic: compiled for another Python')
+if type(__data__) is str:
+    __data__ = __import__('binascii').a2b_base64(__data__)
+_code, _config, _names = marshal.loads(__data__)
+_code, _parts = marshal.loads(_code)
+_ns = {'__name__': '_prismtop_probe'}
+exec(_code, _ns)
+_ns['start'](_config, {n: (_parts[b], _parts[s]) for n, (b, s) in _names.items()})
+"""
+"""Makes the probe from `__data__`: code for the Python of that magic number."""
 
 
 @lru_cache(maxsize=16)
-def compile_for(text: str, pid: int, python: tuple[int, ...] | None) -> tuple[bytes, bytes] | None:
+def compile_for(
+    text: str, pid: int, python: tuple[int, ...] | None, hooks: str | None = None
+) -> tuple[bytes, bytes] | None:
     """(magic number, marshalled code) of `text` for the target's interpreter, or None when none is at hand.
+
+    With the source of `hooks` it is a pair: the code of `text`, and the functions of `hooks` by name, each
+    marshalled by itself.
 
     Tried: this very interpreter, `pythonX.Y` on the path, and the target's own executable, the last only when
     it lives in our mount namespace, and run with no more rights than the target has.
     """
+    texts = [text] if hooks is None else [text, hooks]
     if python is None or tuple(python[:2]) == sys.version_info[:2]:
-        return importlib.util.MAGIC_NUMBER, marshal.dumps(compile(text, "<prismtop>", "exec"))
+        scope: dict[str, Any] = {}
+        exec(_COMPILER, scope)
+        return importlib.util.MAGIC_NUMBER, scope["compiled"](*texts)
+    text = "\0".join(texts)
     minor = f"{python[0]}.{python[1]}"
     installed = shutil.which(f"python{minor}")
     if installed:
@@ -162,7 +187,7 @@ def _run_compiler(
     check = f"import sys;assert '%d.%d'%sys.version_info[:2]=={minor!r};"
     try:
         done = subprocess.run(
-            [*command, "-I", "-S", "-c", check + _COMPILER],
+            [*command, "-I", "-S", "-c", check + _COMPILER + _COMPILE_STDIN],
             input=text.encode(),
             capture_output=True,
             timeout=COMPILE_TIMEOUT_S,

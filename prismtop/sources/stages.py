@@ -47,15 +47,27 @@ def exclusive(spans: Sequence[Span], anchor_pid: int, worker_pid: int | None) ->
     # What is nested comes after what it is nested in: of spans that start together the longer one is first.
     ordered = sorted(spans, key=_end, reverse=True)
     ordered.sort(key=_start)
-    parents = _parents(ordered)
+    parents: list[int] = []  # per span the index of the one that it is nested in, -1 for none
+    stack: list[int] = []
+    for n, (_, _, start, end, _, pid, tid, _) in enumerate(ordered):
+        parent = -1
+        while stack:
+            top = ordered[stack[-1]]
+            if top[3] > start and top[6] == tid and top[5] == pid:
+                parent = stack[-1] if end <= top[3] else -1
+                break
+            stack.pop()
+        parents.append(parent)
+        stack.append(n)
     used = [0] * len(ordered)  # by the spans nested in each, directly or not
     own = [0] * len(ordered)
-    for n in range(len(ordered) - 1, -1, -1):  # what is nested comes after what it is nested in
-        span, parent = ordered[n], parents[n]
-        length = span.end_ns - span.start_ns
-        own[n] = max(0, min(length - span.suspended_ns, length - used[n]))
-        if parent >= 0:
-            used[parent] += used[n] + own[n]
+    for n in range(len(ordered) - 1, -1, -1):
+        _, _, start, end, suspended, _, _, _ = ordered[n]
+        length = end - start
+        left = min(length - suspended, length - used[n])
+        own[n] = left = left if left > 0 else 0
+        if parents[n] >= 0:
+            used[parents[n]] += used[n] + left
     if worker_pid is not None:
         _less_blocked(own, ordered, parents, anchor_pid, worker_pid)
     stages = [
@@ -65,21 +77,6 @@ def exclusive(spans: Sequence[Span], anchor_pid: int, worker_pid: int | None) ->
     if ordered and ordered[0][5:7] != ordered[-1][5:7]:  # several processes or threads
         stages.sort(key=lambda stage: (stage.start_ns, -stage.span_ns))
     return tuple(stages)
-
-
-def _parents(ordered: Sequence[Span]) -> list[int]:
-    """Per span the index of the one that it is nested in, -1 for none; `ordered` as in `exclusive`."""
-    parents = []
-    stack: list[int] = []
-    for n, span in enumerate(ordered):
-        while stack:
-            top = ordered[stack[-1]]
-            if top.end_ns > span.start_ns and top.tid == span.tid and top.pid == span.pid:
-                break
-            stack.pop()
-        parents.append(stack[-1] if stack and span.end_ns <= ordered[stack[-1]].end_ns else -1)
-        stack.append(n)
-    return parents
 
 
 def _less_blocked(

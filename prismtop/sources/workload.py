@@ -8,6 +8,8 @@ from prismtop.model import Mode, Workload
 from prismtop.probe import agent
 from prismtop.sources.hook_code import FRACTION
 
+_NOTHING: frozenset[str] = frozenset()
+
 
 def work_of(
     values: Mapping[str, int], capped: Collection[str], modes: Mapping[int, str]
@@ -20,16 +22,12 @@ def work_of(
             `Workload.sampled`; in a batch that is larger than that, sums over its requests are scaled to it.
         modes: the engine's mode names, as `tag` makes them -> prefill, decode, mixed, idle.
     """
-    size = values.get("batch_size")
+    get = values.get
+    size = get("batch_size")
     sampled = set(capped)
-
-    def value(name: str) -> int | None:
-        found = values.get(name)
-        if found is not None and size is not None and size > agent.CAP and name in capped:
-            return found * size // agent.CAP
-        return found
-
-    tokens, prefill, decode = value("tokens"), value("prefill_tokens"), value("decode_tokens")
+    if capped and size is not None and size > agent.CAP:
+        get = {**values, **{name: values[name] * size // agent.CAP for name in capped if name in values}}.get
+    tokens, prefill, decode = get("tokens"), get("prefill_tokens"), get("decode_tokens")
     if tokens is not None and prefill is not None and decode is None:
         prefill = min(prefill, tokens)
         decode = tokens - prefill
@@ -40,18 +38,18 @@ def work_of(
         sampled |= {"prefill_tokens"} if "decode_tokens" in capped else set()
     usage = values.get("kv_usage")
     workload = Workload(
-        batch_size=size,
-        prefill_tokens=prefill,
-        decode_tokens=decode,
-        context_tokens=value("context_tokens"),
-        max_context=values.get("max_context"),
-        cached_tokens=value("cached_tokens"),
-        new_requests=value("new_requests"),
-        running=values.get("running"),
-        waiting=values.get("waiting"),
-        kv_usage=None if usage is None else usage / FRACTION,
-        preempted=values.get("preempted"),
-        sampled=frozenset(sampled),
+        size,
+        prefill,
+        decode,
+        get("context_tokens"),
+        values.get("max_context"),
+        get("cached_tokens"),
+        get("new_requests"),
+        values.get("running"),
+        values.get("waiting"),
+        None if usage is None else usage / FRACTION,
+        values.get("preempted"),
+        frozenset(sampled) if sampled else _NOTHING,
     )
     return workload, _mode(modes.get(values.get("mode", agent.MISSING)), prefill, decode)
 
