@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from prismtop.deepdive.layers.polling import Poller
 from prismtop.deepdive.layers.scheduler import SchedulerCollector
 from prismtop.deepdive.layers.stacks import parse as parse_stacks
 from prismtop.deepdive.layers.switch_tracing import TracingFailed
+from prismtop.deepdive.layers.switches import Switch, Wakeup
 from prismtop.deepdive.layers.threads import choose
 from prismtop.deepdive.layers.tracing import Missing
 from prismtop.deepdive.layers.uprobes import Probe, find_probes, program
@@ -239,6 +240,33 @@ def test_without_a_tool_the_scheduler_is_sampled_and_says_why_and_what_would_hel
     assert "bpftrace is not installed" in layer.reason
     assert "s of CPU" in layer.reason
     assert layer.events == len(events)
+
+
+class Ended:
+    """A tool that ended by itself: it knows of one switch."""
+
+    how, every_thread, cut = "a tool", True, True
+
+    def __init__(self, tids: Sequence[int], seconds: float) -> None:
+        self._record = Switch(time.monotonic_ns(), 0, 999, "other", "S", tids[0], "ours")
+
+    def stop(self) -> None: ...
+
+    def read(self) -> tuple[list[Switch | Wakeup], list[str], float]:
+        return [self._record], [], 0.1
+
+    def close(self) -> None: ...
+
+
+def test_what_happened_after_a_tool_ended_by_itself_is_not_made_up(process: Callable[[str], int]) -> None:
+    pid = process("import time; time.sleep(600)")
+    collector = SchedulerCollector([pid], {pid: pid}, 30.0, [("tool", lambda: None, Ended)])
+    collector.start()
+    wait_for(lambda: collector.running, "the layer to begin")
+    collector.stop()
+    assert [event for event in collector.events() if event.name == "oncpu"] == []
+    assert collector.after().state is LayerState.PARTIAL
+    assert "ended early" in collector.after().reason
 
 
 def test_before_the_scheduler_says_what_it_will_do(monkeypatch: pytest.MonkeyPatch) -> None:

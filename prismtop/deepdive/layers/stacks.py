@@ -20,7 +20,7 @@ from prismtop.targets.procfs import mapped_files, read_status
 
 PERIOD_NS = 10**9 // RATE_HZ
 MAX_EVENTS = 200_000
-_EXTRA_S = 5
+_EXTRA_S = 15
 _TID_AT = 0x2D0
 _NO_PY_SPY = "py-spy is not installed beside prismtop. `pip install py-spy`"
 

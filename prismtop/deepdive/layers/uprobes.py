@@ -37,7 +37,7 @@ LIBRARIES = {
     "cuStreamSynchronize": re.compile(r"/libcuda\.so[^/]*$"),
 }
 """Probed functions, and the libraries that have them: the system's, or those that a wheel brings along."""
-_EXTRA_S = 5.0
+_EXTRA_S = 15.0
 _UPROBES = "/sys/bus/event_source/devices/uprobe"
 _NOP5 = b"\x0f\x1f\x44\x00\x00"
 _PLAIN = re.compile(r"[\w./+@-]+")
