@@ -216,8 +216,8 @@ class SchedulerCollector:
         self._cpu_s += cpu_s
         threads = {thread.tid: thread.pid for thread in self._at_first}
         if tracing.cut:
-            begun = self._window_ns[0]
-            self._window_ns = (begun, max([begun, *(record.at_ns for record in records[-1:])]))
+            last = records[-1].at_ns if records else self._window_ns[0]
+            self._window_ns = (min(self._window_ns[0], last), last)
             self._ran_ns.clear()
             self._notes.append("it ended early: too many switches, or its time was up")
         found = slices(records, threads, self._window_ns, every_thread=tracing.every_thread)
