@@ -72,16 +72,20 @@ def find_probes(pid: int, proc: str = "/proc") -> tuple[list[Probe], list[str]]:
         AttachError: the process is gone, or its maps may not be read.
     """
     files = {m.path: m for m in read_maps(pid, proc) if "x" in m.perms and m.path.startswith("/")}
-    probes, reasons = [], []
+    probes: list[Probe] = []
+    reasons: list[str] = []
+    absent: list[str] = []
     for function, pattern in LIBRARIES.items():
         libraries = [mapping for path, mapping in files.items() if pattern.search(path)]
         if not libraries:
-            reasons.append(f"{function}: the process has no library that is known to have it")
+            absent.append(function)
         for mapping in libraries:
             try:
                 probes.append(_probe(pid, function, mapping, proc))
             except (_NoProbes, ElfError, AttachError, OSError) as error:
                 reasons.append(f"{function}: {error}")
+    if absent:
+        reasons.append(f"the process uses no library with {', '.join(absent)}")
     return probes, reasons
 
 
