@@ -217,7 +217,7 @@ class Leash:
 
     def __del__(self) -> None:
         """A capture that was given up leaves neither a tool nor open files."""
-        if self._files and hasattr(self, "_process"):
+        if getattr(self, "_files", None) and hasattr(self, "_process"):
             self._process.poll()
             self.kill()
             for fd in (*self._files, self._told):
