@@ -28,6 +28,8 @@ from prismtop.deepdive.layers.tracing import Missing
 from prismtop.deepdive.layers.uprobes import Probe, find_probes, program
 from prismtop.deepdive.layers.uprobes import parse as parse_calls
 from prismtop.model import CaptureRequest, LayerState
+from prismtop.sources.ring import find_ring
+from prismtop.sources.stacks import find_py_spy
 
 ROOT = Path(__file__).resolve().parents[2]
 MS = 10**6
@@ -284,6 +286,17 @@ def test_a_process_that_is_gone_fails_its_layer_only() -> None:
         assert list(collector.events()) == []
         assert collector.after().state is LayerState.OFF
         assert collector.after().reason
+
+
+def test_stacks_are_sampled_only_where_no_probe_is_inside(process: Callable[[str], int]) -> None:
+    entered = process("import os, time; os.memfd_create('prismtop-abc'); time.sleep(600)")
+    other = process("import time; time.sleep(600)")
+    wait_for(lambda: find_ring(entered), "the memfd")
+    made = collectors([entered, other], {}, CaptureRequest())
+    states = {layer.pid: layer.state for layer in (one.before() for one in made) if layer.name == "stacks"}
+    assert states[entered] is LayerState.OFF
+    assert states[other] is (LayerState.ON if find_py_spy() else LayerState.OFF)
+    assert "stacks" not in {one.name for one in collectors([other], {}, CaptureRequest(python="off"))}
 
 
 def test_the_model_thread_and_the_main_thread_come_first() -> None:

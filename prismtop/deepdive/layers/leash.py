@@ -121,7 +121,7 @@ class Leash:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._end: End | None = None
-        self._files = [os.memfd_create(f"prismtop-{name}") for name in ("data", "out", "err")]
+        self._files = [os.memfd_create(f"layer-{name}") for name in ("data", "out", "err")]
         self._data, self._out, self._err = self._files
         self._told, told = os.pipe()
         words = [word.replace("{data}", f"/proc/self/fd/{self._data}") for word in command]
