@@ -86,7 +86,7 @@ def test_a_hog_on_the_targets_core_shows_as_waits_and_by_its_name(way, process: 
     time.sleep(0.3)
     collector = SchedulerCollector([pid], {pid: pid}, 30.0, [way])
     began = time.monotonic_ns()
-    events = captured(collector, pid, 0.3)
+    events = captured(collector, pid, 0.15)
     layer = collector.after()
     assert layer.state is LayerState.ON, layer.reason
     assert layer.reason.startswith(way[0])
