@@ -16,7 +16,8 @@ def layer_checks() -> Iterator[Check]:
     if no_perf is None or no_bpftrace is None:
         yield Check("deepdive.scheduler", OK, f"every switch, by {'bpftrace' if no_perf else 'perf'}")
     else:
-        reason = f"sampled at {RATE_HZ} Hz from schedstat: {no_perf.reason}; {no_bpftrace.reason}"
+        why = "; ".join(dict.fromkeys((no_perf.reason, no_bpftrace.reason)))
+        reason = f"sampled at {RATE_HZ} Hz from schedstat: {why}"
         yield Check("deepdive.scheduler", PARTIAL, reason, no_perf.fix)
     if find_py_spy() is None:
         yield Check("deepdive.stacks", NONE, "py-spy is not installed", "`pip install py-spy`")

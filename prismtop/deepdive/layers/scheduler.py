@@ -116,7 +116,8 @@ class SchedulerCollector:
             what.append("how long is exact, when is known to 20 ms")
         begun, ended = self._window_ns
         cost = f"cost {self._cpu_s:.2f} s of CPU in {(ended - begun) / 1e9:.1f} s"
-        reason = "; ".join([", ".join(what), *self._notes, *self._refused, cost])
+        parts = [", ".join(what), *self._notes, *self._refused, cost]
+        reason = "; ".join(part.rstrip(".") for part in parts)
         whole = traced and not self._notes and most == self._altogether
         return Layer(self.name, LayerState.ON if whole else LayerState.PARTIAL, reason, count)
 
@@ -244,4 +245,4 @@ class SchedulerCollector:
 
 def _why(missing: Sequence[Missing]) -> str:
     """Why nothing better can be used, with the fix of the best."""
-    return f"{'; '.join(no.reason for no in missing)}. {missing[0].fix}"
+    return f"{'; '.join(dict.fromkeys(no.reason for no in missing))}. {missing[0].fix}"
