@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,11 +22,14 @@ from prismtop.deepdive.layers.polling import Poller
 from prismtop.deepdive.layers.scheduler import SchedulerCollector
 from prismtop.deepdive.layers.stacks import parse as parse_stacks
 from prismtop.deepdive.layers.switch_tracing import TracingFailed
+from prismtop.deepdive.layers.switches import Switch, Wakeup
 from prismtop.deepdive.layers.threads import choose
 from prismtop.deepdive.layers.tracing import Missing
 from prismtop.deepdive.layers.uprobes import Probe, find_probes, program
 from prismtop.deepdive.layers.uprobes import parse as parse_calls
 from prismtop.model import CaptureRequest, LayerState
+from prismtop.sources.ring import find_ring
+from prismtop.sources.stacks import find_py_spy
 
 ROOT = Path(__file__).resolve().parents[2]
 MS = 10**6
@@ -241,6 +244,33 @@ def test_without_a_tool_the_scheduler_is_sampled_and_says_why_and_what_would_hel
     assert layer.events == len(events)
 
 
+class Ended:
+    """A tool that ended by itself: it knows of one switch."""
+
+    how, every_thread, cut = "a tool", True, True
+
+    def __init__(self, tids: Sequence[int], seconds: float) -> None:
+        self._record = Switch(time.monotonic_ns(), 0, 999, "other", "S", tids[0], "ours")
+
+    def stop(self) -> None: ...
+
+    def read(self) -> tuple[list[Switch | Wakeup], list[str], float]:
+        return [self._record], [], 0.1
+
+    def close(self) -> None: ...
+
+
+def test_what_happened_after_a_tool_ended_by_itself_is_not_made_up(process: Callable[[str], int]) -> None:
+    pid = process("import time; time.sleep(600)")
+    collector = SchedulerCollector([pid], {pid: pid}, 30.0, [("tool", lambda: None, Ended)])
+    collector.start()
+    wait_for(lambda: collector.running, "the layer to begin")
+    collector.stop()
+    assert [event for event in collector.events() if event.name == "oncpu"] == []
+    assert collector.after().state is LayerState.PARTIAL
+    assert "ended early" in collector.after().reason
+
+
 def test_before_the_scheduler_says_what_it_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     ways = (("perf", lambda: Missing("the perf tool is not installed", "Install it."), lambda *_: None),)
     layer = SchedulerCollector([os.getpid()], {}, 1.0, ways).before()  # type: ignore[arg-type]
@@ -256,6 +286,17 @@ def test_a_process_that_is_gone_fails_its_layer_only() -> None:
         assert list(collector.events()) == []
         assert collector.after().state is LayerState.OFF
         assert collector.after().reason
+
+
+def test_stacks_are_sampled_only_where_no_probe_is_inside(process: Callable[[str], int]) -> None:
+    entered = process("import os, time; os.memfd_create('prismtop-abc'); time.sleep(600)")
+    other = process("import time; time.sleep(600)")
+    wait_for(lambda: find_ring(entered), "the memfd")
+    made = collectors([entered, other], {}, CaptureRequest())
+    states = {layer.pid: layer.state for layer in (one.before() for one in made) if layer.name == "stacks"}
+    assert states[entered] is LayerState.OFF
+    assert states[other] is (LayerState.ON if find_py_spy() else LayerState.OFF)
+    assert "stacks" not in {one.name for one in collectors([other], {}, CaptureRequest(python="off"))}
 
 
 def test_the_model_thread_and_the_main_thread_come_first() -> None:
@@ -383,7 +424,7 @@ def test_functions_are_found_in_the_libraries_that_the_process_uses(
     assert [(probe.function, probe.path) for probe in probes] == [
         ("ncclAllReduce", f"/proc/{pid}/root{made}")
     ]
-    assert {reason.partition(":")[0] for reason in reasons} == {"cudaGraphLaunch", "cuStreamSynchronize"}
+    assert reasons == ["the process uses no library with cudaGraphLaunch, cuStreamSynchronize"]
 
 
 def test_a_function_that_begins_with_a_long_nop_is_left_alone(

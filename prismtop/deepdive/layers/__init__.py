@@ -3,7 +3,7 @@
 | layer | how |
 |---|---|
 | `scheduler` | every switch by perf or bpftrace, else schedstat at 50 Hz; waits for the GIL at 50 Hz |
-| `stacks` | nonblocking py-spy at 20 Hz, where nothing inside the process shows its Python functions |
+| `stacks` | nonblocking py-spy at 20 Hz, where prismtop is not inside the process |
 | `uprobes` | `ncclAllReduce`, `cudaGraphLaunch`, `cuStreamSynchronize` by bpftrace, when asked |
 
 Counters need no collector: `Session.fast_counters` has the sampler of every reading at 10 to 20 Hz for as
@@ -33,15 +33,16 @@ def collectors(pids: Sequence[int], hot: Mapping[int, int], request: CaptureRequ
     `request.max_s`.
     """
     from prismtop.deepdive.layers.scheduler import SchedulerCollector
-    from prismtop.deepdive.layers.stacks import StacksCollector, has_torch
+    from prismtop.deepdive.layers.stacks import StacksCollector
     from prismtop.deepdive.layers.uprobes import UprobesCollector
+    from prismtop.sources.ring import find_ring
 
     made: list[Collector] = [SchedulerCollector(pids, hot, request.max_s)]
     if request.python != "off":
         for pid in pids:
-            why_not = (
-                "not needed: what runs in the process shows its Python functions" if has_torch(pid) else ""
-            )
+            # py-spy takes a tenth of a core for a process with forty threads.
+            inside = find_ring(pid) is not None
+            why_not = "not needed: the probe in the process sees more, and costs less" if inside else ""
             made.append(StacksCollector(pid, request.max_s, why_not))
     if request.uprobes:
         made.append(UprobesCollector(pids, request.max_s))

@@ -121,7 +121,7 @@ class Leash:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._end: End | None = None
-        self._files = [os.memfd_create(f"prismtop-{name}") for name in ("data", "out", "err")]
+        self._files = [os.memfd_create(f"layer-{name}") for name in ("data", "out", "err")]
         self._data, self._out, self._err = self._files
         self._told, told = os.pipe()
         words = [word.replace("{data}", f"/proc/self/fd/{self._data}") for word in command]
@@ -217,7 +217,7 @@ class Leash:
 
     def __del__(self) -> None:
         """A capture that was given up leaves neither a tool nor open files."""
-        if self._files and hasattr(self, "_process"):
+        if getattr(self, "_files", None) and hasattr(self, "_process"):
             self._process.poll()
             self.kill()
             for fd in (*self._files, self._told):

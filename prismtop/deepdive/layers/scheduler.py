@@ -21,7 +21,7 @@ from prismtop.deepdive.layers.tracing import Missing, why_no_bpftrace, why_no_pe
 from prismtop.model import Layer, LayerState
 
 MAX_SLICES = 200_000
-_EXTRA_S = 5.0
+_EXTRA_S = 15.0
 """A tool ends by itself so long after the window's longest time."""
 _READ_S = 90.0
 
@@ -215,6 +215,11 @@ class SchedulerCollector:
         self._notes += wrong
         self._cpu_s += cpu_s
         threads = {thread.tid: thread.pid for thread in self._at_first}
+        if tracing.cut:
+            last = records[-1].at_ns if records else self._window_ns[0]
+            self._window_ns = (min(self._window_ns[0], last), last)
+            self._ran_ns.clear()
+            self._notes.append("it ended early: too many switches, or its time was up")
         found = slices(records, threads, self._window_ns, every_thread=tracing.every_thread)
         seen: set[int] = set()
         for count, event in enumerate(found):

@@ -16,19 +16,13 @@ from prismtop.deepdive.layers.leash import Leash
 from prismtop.model import Layer, LayerState
 from prismtop.safe_text import safe_text
 from prismtop.sources.stacks import RATE_HZ, THREAD, explain_py_spy, find_py_spy
-from prismtop.targets.procfs import mapped_files, read_status
+from prismtop.targets.procfs import read_status
 
 PERIOD_NS = 10**9 // RATE_HZ
 MAX_EVENTS = 200_000
-_EXTRA_S = 5
+_EXTRA_S = 15
 _TID_AT = 0x2D0
 _NO_PY_SPY = "py-spy is not installed beside prismtop. `pip install py-spy`"
-
-
-def has_torch(pid: int) -> bool:
-    """Whether torch is loaded: its profiler then shows the Python functions."""
-    files = mapped_files(pid) or ()
-    return any("/libtorch_cpu" in name or "/libtorch.so" in name for name in files)
 
 
 class StacksCollector:

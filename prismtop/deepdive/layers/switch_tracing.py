@@ -41,10 +41,12 @@ class Tracing(Protocol):
     Attributes:
         how: in words, for a layer's reason.
         every_thread: it records the switches of all threads of the host.
+        cut: it ended before it was asked to: what came later is not known.
     """
 
     how: str
     every_thread: bool
+    cut: bool
 
     def stop(self) -> None:
         """End it; does not wait."""
@@ -75,6 +77,7 @@ class PerfTracing:
         version = perf_version(perf) or (0, 0)
         self.how = f"perf {version[0]}.{version[1]}"
         self.every_thread = switch_rate() < EVERY_THREAD_BELOW
+        self.cut = False
         switches = [] if self.every_thread else ["--filter", _any(("prev_pid", "next_pid"), tids)]
         commands, ask = os.pipe()
         answers, answer = os.pipe()
@@ -111,6 +114,7 @@ class PerfTracing:
 
     def stop(self) -> None:
         """End it; does not wait."""
+        self.cut = not self._leash.alive
         self._leash.stop()
 
     def read(self) -> tuple[list[Switch | Wakeup], list[str], float]:
@@ -165,6 +169,7 @@ class BpftraceTracing:
 
     how = "bpftrace"
     every_thread = False
+    cut = False
 
     def __init__(self, tids: Sequence[int], seconds: float) -> None:
         switched = _any(("args->prev_pid", "args->next_pid"), tids)
@@ -176,6 +181,7 @@ class BpftraceTracing:
 
     def stop(self) -> None:
         """End it; does not wait."""
+        self.cut = not self._leash.alive
         self._leash.stop()
 
     def read(self) -> tuple[list[Switch | Wakeup], list[str], float]:

@@ -37,7 +37,7 @@ LIBRARIES = {
     "cuStreamSynchronize": re.compile(r"/libcuda\.so[^/]*$"),
 }
 """Probed functions, and the libraries that have them: the system's, or those that a wheel brings along."""
-_EXTRA_S = 5.0
+_EXTRA_S = 15.0
 _UPROBES = "/sys/bus/event_source/devices/uprobe"
 _NOP5 = b"\x0f\x1f\x44\x00\x00"
 _PLAIN = re.compile(r"[\w./+@-]+")
@@ -72,16 +72,20 @@ def find_probes(pid: int, proc: str = "/proc") -> tuple[list[Probe], list[str]]:
         AttachError: the process is gone, or its maps may not be read.
     """
     files = {m.path: m for m in read_maps(pid, proc) if "x" in m.perms and m.path.startswith("/")}
-    probes, reasons = [], []
+    probes: list[Probe] = []
+    reasons: list[str] = []
+    absent: list[str] = []
     for function, pattern in LIBRARIES.items():
         libraries = [mapping for path, mapping in files.items() if pattern.search(path)]
         if not libraries:
-            reasons.append(f"{function}: the process has no library that is known to have it")
+            absent.append(function)
         for mapping in libraries:
             try:
                 probes.append(_probe(pid, function, mapping, proc))
             except (_NoProbes, ElfError, AttachError, OSError) as error:
                 reasons.append(f"{function}: {error}")
+    if absent:
+        reasons.append(f"the process uses no library with {', '.join(absent)}")
     return probes, reasons
 
 
