@@ -13,7 +13,7 @@ from prismtop.deepdive.activity import HOST_KINDS, Activities, Kind, PartOfTrace
 from prismtop.deepdive.clock import MARKER
 from prismtop.deepdive.profile import DEVICE_CATS, place_of
 from prismtop.deepdive.timeline import Timeline, timeline_of
-from prismtop.deepdive.tracks import DEVICE_EVENT
+from prismtop.deepdive.tracks import DEVICE_EVENT, THREAD_EVENT
 from prismtop.trace.dialects.collect import pid_of
 from prismtop.trace.lenient import Event, arguments, ns_of
 from prismtop.trace.own import CAPTURE_EVENT, SESSION_EVENT
@@ -27,9 +27,11 @@ class _Found:
     activities: Activities = field(default_factory=Activities)
     numbers: dict[tuple[bool, _Place], int] = field(default_factory=dict)
     devices: dict[int, tuple[int, int]] = field(default_factory=dict)
+    native: dict[_Place, int] = field(default_factory=dict)
     processes: Tally[int] = field(default_factory=Tally)
     markers: list[tuple[_Place, int]] = field(default_factory=list)
     recorded: list[tuple[int, int, int]] = field(default_factory=list)
+    instead: dict[tuple[int, int], Tally[str]] = field(default_factory=dict)
     layers: frozenset[str] = frozenset()
     base_ns: int | None = None
 
@@ -50,6 +52,11 @@ class _Found:
         elif cat == "Trace":
             self.recorded.append((pid_of(place[0]), at, at + length))
         track = self.numbers.setdefault((device, place), len(self.numbers))
+        if cat == "scheduler" and name == "runq":
+            other = arguments(event).get("instead")
+            if isinstance(other, str):
+                own = self.instead.setdefault((pid_of(place[0]), self.native.get(place, 0)), Tally())
+                own[other[:64]] += length
         if not device and cat == "cpu_op":
             self.processes[pid_of(place[0])] += 1
         self.activities.add(track, cat, name, at, at + length)
@@ -60,6 +67,8 @@ class _Found:
             of, device = args.get("of"), args.get("device")
             if type(of) is int and type(device) is int:
                 self.devices[event.pid] = (of, device)
+        elif event.name == THREAD_EVENT and type(args.get("of")) is int:
+            self.native[place_of(event)] = args["of"]
         elif event.name == SESSION_EVENT and type(args.get("base_ns")) is int:
             self.base_ns = args["base_ns"]
         elif event.name == CAPTURE_EVENT:
@@ -75,7 +84,9 @@ class _Found:
         main = self.processes.most_common(1)[0][0] if self.processes else 0
         made: dict[int, tuple[int, int]] = {}
         for (device, (process, thread)), number in self.numbers.items():
-            tid = thread if type(thread) is int and -(1 << 62) < thread < 1 << 62 else 0
+            tid = self.native.get((process, thread), thread)
+            if type(tid) is not int or not -(1 << 62) < tid < 1 << 62:
+                tid = 0
             if not device:
                 made[number] = (pid_of(process), tid)
             elif type(process) is int and process in self.devices:
@@ -119,13 +130,18 @@ def read_timeline(path: Path) -> Timeline:
     rows = found.activities
     start, end = (np.frombuffer(times, np.int64) + shift for times in (rows.start, rows.end))
     part = PartOfTrace(rows, start, end, np.ones(len(start), np.bool_), found.owners())
-    threads = {pid_of(process): thread for (process, thread), _ in found.markers if isinstance(thread, int)}
+    threads: dict[int, int] = {}
+    for place, _ in found.markers:
+        tid = found.native.get(place, place[1])
+        if isinstance(tid, int):
+            threads[pid_of(place[0])] = tid
     return timeline_of(
         [part],
         model_threads=threads,
         layers=found.layers,
         ranks=_ranks(reader.header, part),
         windows=found.windows(part),
+        instead=found.instead,
     )
 
 

@@ -265,7 +265,9 @@ def _of_layer(event: LayerEvent, tracks: CaptureTracks) -> Drawn | None:
         if not args:
             return None
     end = event.t0_ns + max(0, event.dur_ns if phase == "X" else 0)
-    return Drawn(phase, track, event.t0_ns, end, event.layer, event.name, event.layer, args)
+    # Sampled: how long is known, when within the period is not. It is drawn, and not added up.
+    cat = f"{event.layer} sampled" if args.get("sampled") else event.layer
+    return Drawn(phase, track, event.t0_ns, end, cat, event.name, event.layer, args)
 
 
 def _is_number(value: object) -> bool:

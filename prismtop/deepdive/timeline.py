@@ -54,6 +54,7 @@ class Timeline:
         model_threads: native id of the thread that runs the model, by pid, where it is known.
         layers: names of layers that were collected, so that nothing seen means that nothing was.
         ranks: rank by pid, where it is known.
+        instead: who had the core while a thread was ready: nanoseconds by (pid, native thread id), by name.
         windows: (first, last) sync marker of a process's profile, which goes on for longer than its spans do.
     """
 
@@ -63,6 +64,7 @@ class Timeline:
     layers: frozenset[str] = frozenset()
     ranks: Mapping[int, int] = field(default_factory=dict)
     windows: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    instead: Mapping[tuple[int, int], Mapping[str, int]] = field(default_factory=dict)
 
     @cached_property
     def pids(self) -> tuple[int, ...]:
@@ -96,6 +98,7 @@ def timeline_of(
     layers: frozenset[str] = frozenset(),
     ranks: Mapping[int, int] | None = None,
     windows: Mapping[int, tuple[int, int]] | None = None,
+    instead: Mapping[tuple[int, int], Mapping[str, int]] | None = None,
 ) -> Timeline:
     """Put collections together; spans that cannot be added up (kind OTHER) are left out."""
     names: list[str] = []
@@ -114,7 +117,15 @@ def timeline_of(
     none = np.zeros(0, np.int64)
     whole = Columns(*(np.concatenate([none, *(getattr(one, name) for one in made)]) for name in fields))
     order: Whole = np.argsort(whole.start, kind="stable")
-    return Timeline(whole.where(order), tuple(names), model_threads or {}, layers, ranks or {}, windows or {})
+    return Timeline(
+        whole.where(order),
+        tuple(names),
+        model_threads or {},
+        layers,
+        ranks or {},
+        windows or {},
+        instead or {},
+    )
 
 
 def _owners(track: NDArray[np.int32], owners: Mapping[int, tuple[int, int]]) -> tuple[Whole, Whole]:

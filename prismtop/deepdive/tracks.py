@@ -24,6 +24,8 @@ LEAST_TID = 100
 """Below lie the lanes of our own recording: a thread with a smaller id (of a container) gets another one."""
 DEVICE_EVENT = "prismtop_device"
 """The `M` event that says whose device a track is: `{"of": pid, "device": n}`."""
+THREAD_EVENT = "prismtop_thread"
+"""The `M` event that says which thread a track next to it is about: `{"of": native thread id}`."""
 
 Key: TypeAlias = "tuple[object, ...]"
 
@@ -105,10 +107,12 @@ class CaptureTracks:
             name = f"GPU {device} of pid {pid}" + (f" ({title})" if title else "")
             made.append(_meta(number, 0, "process_name", f'"name":{quoted(name)}'))
             made.append(_meta(number, 0, "process_sort_index", f'"sort_index":{500 + place}'))
-            args = json_object({"of": pid, "device": device})
-            made.append(f'{{"ph":"M","name":"{DEVICE_EVENT}","ts":0,"pid":{number},"tid":0,"args":{args}}}')
+            made.append(_plain(DEVICE_EVENT, number, 0, {"of": pid, "device": device}))
+        devices = {number for number, _ in self._devices.values()}
         for track in self._tracks:
             for lane, tid in enumerate(track.tids):
+                if tid != track.unit and track.pid not in devices:
+                    made.append(_plain(THREAD_EVENT, track.pid, tid, {"of": track.unit}))
                 name = f"{track.name} (overlap {lane})" if lane else track.name
                 made.append(_meta(track.pid, tid, "thread_name", f'"name":{quoted(name)}'))
                 index = f'"sort_index":{track.place + lane}'
@@ -122,6 +126,10 @@ class CaptureTracks:
     def _fresh(self) -> int:
         self._next += 1
         return self._next - 1
+
+
+def _plain(name: str, pid: int, tid: int, args: Mapping[str, object]) -> str:
+    return f'{{"ph":"M","name":"{name}","ts":0,"pid":{pid},"tid":{tid},"args":{json_object(args)}}}'
 
 
 def _meta(pid: int, tid: int, name: str, args: str) -> str:

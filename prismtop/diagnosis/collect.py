@@ -130,7 +130,7 @@ def gather(
     for name, (before, after) in batch_series(*batches).items():
         if before and after:
             effects.pop(name, None)
-        text = slowest_rank(batches[1]) if name == "rank.skew" else ""
+        text = slowest_rank(batches[1]) if name == "rank.skew" else (texts or {}).get((name, ""), "")
         add(name, "", (before, after, None), text)
     if slower is not None:
         effects.setdefault("batch.excess", []).append(_detected(slower, len(batches[1])))

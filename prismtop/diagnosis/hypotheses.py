@@ -113,7 +113,7 @@ def _fell(weight: float, least: float, full: float, *signals: str) -> Sign:
 
 _BUSY = ("host.others_busy_ratio", "host_cpu_busy_ratio")
 """The second where the engine's own share is not known: the first replaces it (`collect.with_derived`)."""
-_RUNQ = ("thread_runq_wait_ratio", "process_runq_wait_ratio")
+_RUNQ = ("thread_runq_wait_ratio", "process_runq_wait_ratio", "deep.runqueue_share")
 _FAULTS = ("thread_major_faults_per_s", "process_major_faults_per_s")
 _PCIE = ("gpu_pcie_receive_bytes_per_s", "gpu_pcie_transmit_bytes_per_s")
 _NVLINK = ("gpu_nvlink_receive_bytes_per_s", "gpu_nvlink_transmit_bytes_per_s")
@@ -145,6 +145,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         needs=(
             _fell(5.0, 0.03, 0.2, "gpu_sm_clock_mhz"),
             _fell(4.5, 0.03, 0.2, "gpu_memory_clock_mhz"),
+            # Without clocks: whatever a kernel does, it takes longer. Others on the GPU do that as well.
+            _grew(3.2, 0.05, 0.5, "kernel.every"),
         ),
         supports=(
             # The same work takes longer then. A lower clock that nothing notices limits nothing.
@@ -232,7 +234,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _fell(5.0, 0.4, 0.7, "gpu_pcie_width_count"),
             _up(3.5, 1, 100, "gpu_pcie_replays_total"),
         ),
-        supports=(_DEVICE_GREW, _grew(0.5, 0.05, 0.5, "kernel.time")),
+        supports=(
+            _DEVICE_GREW,
+            _grew(0.5, 0.05, 0.5, "kernel.time"),
+            _up(1.0, 0.02, 0.3, "deep.copy_share"),
+        ),
     ),
     Hypothesis(
         "interconnect_saturation",
@@ -243,7 +249,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _up(3.5, 1, 100, "gpu_nvlink_errors_total", "rdma_retransmits_per_s"),
             _up(3.5, 100, 1e5, "rdma_congestion_per_s", "rdma_transmit_wait_per_s"),
         ),
-        supports=(_grew(1.0, 0.1, 0.7, "kernel.collective_seconds"), _DEVICE_GREW),
+        supports=(
+            _grew(1.0, 0.1, 0.7, "kernel.collective_seconds"),
+            _up(1.0, 0.03, 0.3, "deep.exposed_share"),
+            _DEVICE_GREW,
+        ),
     ),
     Hypothesis(
         "gpu_shared",
@@ -311,6 +321,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _up(1.8, 0.03, 0.3, "stage.host"),
             # Another thread of the process runs while batches take longer: one of them waits for the lock.
             _up(3.5, 0.1, 0.5, "process.side_cpu_ratio"),
+            _up(5.0, 0.01, 0.15, "deep.gc_share"),
         ),
         supports=(
             _grew(1.2, 0.4, 2.0, "thread_voluntary_switches_per_s", floor=20),
@@ -352,7 +363,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "straggler_rank",
         "One rank is late and the others wait for it in the collective",
         "The named rank's host and GPU: clocks, its cores, its NUMA node.",
-        needs=(_grew(5.5, 0.1, 0.8, "rank.skew"),),
+        needs=(
+            _grew(5.5, 0.1, 0.8, "rank.skew"),
+            _grew(5.0, 0.1, 0.8, "rank.compute_skew"),
+        ),
         supports=(_DEVICE_GREW,),
     ),
     Hypothesis(

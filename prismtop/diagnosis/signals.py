@@ -1,7 +1,7 @@
 """Every series that a hypothesis may ask for: counters by their own names, and what batches say.
 
 Counters keep the names of `prismtop.counters.catalogue`. What is made here of batches starts with `batch.`,
-`stage.`, `workload.`, `rank.` or `model.`; what only a capture knows starts with `kernel.`.
+`stage.`, `workload.`, `rank.` or `model.`; what only a capture knows starts with `kernel.` or `deep.`.
 """
 
 from __future__ import annotations
@@ -106,6 +106,16 @@ SIGNALS: Mapping[str, Signal] = {
     "kernel.time": Signal("time of the same GPU kernels", "times"),
     "kernel.collective_seconds": Signal("fastest rank's time in collectives", "seconds"),
     "kernel.new_share": Signal("GPU time in kernels that were not there before", "ratio", mean=True),
+    "kernel.every": Signal("time of the GPU kernels that changed least", "times"),
+    "rank.compute_skew": Signal("slowest rank's compute kernels, over the median rank's", "times"),
+    "deep.gc_share": Signal("share of a batch in garbage collection", "ratio", mean=True),
+    "deep.runqueue_share": Signal(
+        "share of a batch in which the model thread waited for a core", "ratio", mean=True
+    ),
+    "deep.launch_share": Signal("share of a batch spent launching kernels", "ratio"),
+    "deep.device_idle_share": Signal("share of a batch in which the device was idle", "ratio"),
+    "deep.exposed_share": Signal("share of a batch in collectives beside no compute", "ratio"),
+    "deep.copy_share": Signal("share of a batch in copies", "ratio"),
 }
 """By name."""
 

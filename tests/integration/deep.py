@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from tests.integration.engines import ROOT, ScriptedEngine
 OPTIONS = DeepOptions(
     batches=50, max_s=30.0, operators=True, python=True, gpu=False, stacks=False, max_events=100_000
 )
+PHASES = ("", "waiting", "starting", "capturing", "exporting", "ready", "failed", "cancelled", "gone")
 FINAL = ("ready", "failed", "cancelled", "gone")
 
 
@@ -110,14 +112,19 @@ class Monitor:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
-    def until(self, phase: str) -> None:
-        """Wait until it says that the capture is in `phase`."""
+    def until(self, phase: str) -> str:
+        """Wait until it says that the capture is in `phase`, or past it: a short one may go by unseen."""
         assert self.process.stdout is not None
+        killer = threading.Timer(60, self.process.kill)
+        killer.start()
         seen = []
-        for line in self.process.stdout:
-            seen.append(line.strip())
-            if seen[-1] == phase:
-                return
+        try:
+            for line in self.process.stdout:
+                seen.append(line.strip())
+                if PHASES.index(seen[-1]) >= PHASES.index(phase):
+                    return seen[-1]
+        finally:
+            killer.cancel()
         raise AssertionError(f"it ended without {phase}: {seen}")
 
     def kill(self) -> None:

@@ -61,12 +61,11 @@ def profile_of(found: FetchedDeep) -> dict[str, Any]:
     return profile
 
 
-def monotonic_ns(profile: dict[str, Any], ts_us: float) -> int:
-    """Kineto's time of an event as CLOCK_MONOTONIC, by the closest of its markers."""
-    base = int(profile.get("baseTimeNanoseconds", 0))
+def monotonic_offset_ns(profile: dict[str, Any]) -> int:
+    """CLOCK_MONOTONIC is Kineto's microseconds x 1000 plus this, by the last of its markers."""
     markers = [e for e in profile["traceEvents"] if str(e.get("name")).startswith("prismtop_sync_")]
     mono, real = (int(text) for text in markers[-1]["name"].split("_")[2:])
-    return base + int(ts_us * 1000) - (real - mono)
+    return int(profile.get("baseTimeNanoseconds", 0)) - (real - mono)
 
 
 def test_captures_have_the_operators_of_their_batches(
@@ -92,7 +91,8 @@ def check_profile(status: DeepStatus, profile: dict[str, Any], batches: int) -> 
     assert len(markers) == 6
     assert status.window_ns is not None
     begin, end = status.window_ns
-    times = [monotonic_ns(profile, e["ts"]) for e in events if e["name"] == "aten::linear"]
+    offset = monotonic_offset_ns(profile)
+    times = [int(e["ts"] * 1000) + offset for e in events if e["name"] == "aten::linear"]
     slack = 2_000_000
     assert begin - slack <= min(times) <= max(times) <= end + slack
     assert status.batches == batches
@@ -115,11 +115,11 @@ def test_a_profiler_that_runs_already_is_left_alone(
     assert untouched(engine, before, but=KINETO)
 
 
-@pytest.mark.parametrize("phase", ["starting", "capturing", "exporting", "ready"])
+@pytest.mark.parametrize("phase", ["capturing", "exporting"])
 def test_a_killed_monitor_leaves_no_profiler_running(
     phase: str, engine: ScriptedEngine, before: dict[str, Any]
 ) -> None:
-    batches = 1_000_000 if phase == "capturing" else 300
+    batches = 1_000_000 if phase == "capturing" else 100
     with capturing_process(engine, LEASE_S, batches) as monitor:
         monitor.until(phase)
         monitor.kill()
@@ -150,14 +150,14 @@ def test_a_child_is_not_profiled_and_the_parent_goes_on(
     engine: ScriptedEngine, before: dict[str, Any], tmp_path: Path
 ) -> None:
     with attached(engine) as session:
-        dive = dive_into(session, batches=300)
+        dive = dive_into(session, batches=100)
         phase_reached(session, dive, "capturing")
         (child,) = engine.ask("fork")
         status = phase_reached(session, dive, "ready")
         found = dive.fetch(tmp_path)
     assert child["taken"] == 20
     assert child["watched"] == OFF
-    check_profile(status, profile_of(found), 300)
+    check_profile(status, profile_of(found), 100)
     assert untouched(engine, before, but=KINETO)
 
 

@@ -88,23 +88,6 @@ def left_behind() -> list[str]:
     return [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("prismtop-deepdive-")]
 
 
-def test_a_capture_ends_in_one_sound_trace_and_a_healthy_engine(engine: Engine, tmp_path: Path) -> None:
-    before = left_behind()
-    path = tmp_path / "dive.json.gz"
-    made = capture(engine, path)
-    layers = {layer["name"]: layer for layer in made["layers"]}
-    assert (made["phase"], made["path"], made["batches"]) == ("done", str(path), 50)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert layers["python"]["events"] > 0
-    assert layers["batches"]["events"] >= 50
-    assert layers["operators"]["reason"] == "PyTorch is not loaded in this process"
-    assert made["stall_ms"] > 0
-    checked(path)
-    assert left_behind() == before
-    assert engine.answers()
-    assert find_ring(engine.pid) is None
-
-
 def killed_in(engine: Engine, path: Path, phase: str) -> None:
     """Kill -9 a prismtop in that phase."""
     process = subprocess.Popen(
@@ -137,9 +120,23 @@ def test_a_prismtop_killed_in_any_phase_leaves_the_engine_healthy(
     assert not (tmp_path / "killed.json.gz").exists()
 
 
-def test_after_them_it_can_be_captured_again(engine: Engine, tmp_path: Path) -> None:
-    assert capture(engine, tmp_path / "again.json", "--batches", "10")["phase"] == "done"
+def test_after_them_a_capture_ends_in_one_sound_trace_and_a_healthy_engine(
+    engine: Engine, tmp_path: Path
+) -> None:
+    before = left_behind()
+    path = tmp_path / "dive.json.gz"
+    made = capture(engine, path)
+    layers = {layer["name"]: layer for layer in made["layers"]}
+    assert (made["phase"], made["path"], made["batches"]) == ("done", str(path), 50)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert layers["python"]["events"] > 0
+    assert layers["batches"]["events"] >= 50
+    assert layers["operators"]["reason"] == "PyTorch is not loaded in this process"
+    assert made["stall_ms"] > 0
+    checked(path)
+    assert left_behind() == before
     assert engine.answers()
+    assert find_ring(engine.pid) is None
 
 
 def test_ctrl_c_cancels_without_a_file(engine: Engine, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ usage: engine_loop.py MODE [STEP_US] [WORK_FD]
     idle   steps only after a "work N" on stdin; until then the main thread sleeps in queue.get()
     read   steps only after bytes on WORK_FD; until then the main thread sleeps in os.read()
     calls  busy, but a step calls a Python function STEP_US times instead of sleeping
-    torch  busy, but a step is a forward pass of PyTorch; `torch-read` waits for bytes as `read` does
+    torch  busy, but a step is also a forward pass of PyTorch; `torch-read` waits for bytes as `read` does
 
 Commands are lines on stdin, answers are one JSON line each on stdout. A thread of its own answers `state`, `memory`
 and `gap` (`gap anew`: and start anew in three steps, without the disturbance of the question); the main thread
@@ -81,6 +81,7 @@ class Engine:
     def forward(self):
         with self.torch.inference_mode():
             self.model(self.inputs)
+        time.sleep(self.step_s)
 
     def step(self):
         start = time.monotonic_ns()
