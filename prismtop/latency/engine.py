@@ -26,9 +26,9 @@ OVERLAPPED, SEQUENTIAL = 0.7, 0.2
 TRAIL = 64
 CLOCK_SLACK_NS = 10**9
 LEAST_NS, LEAST_ROUGH_NS = 5_000_000, 20_000_000
-"""What one batch, or slow ones in a row, must have taken beyond the expected before it is worth waking for: more
-in an engine whose steps vary by more than `ROUGH` anyway, on a machine where everything hiccups. Five steps of
-2 ms are over before anybody is awake.
+"""What one batch, or slow ones in a row, must have taken beyond the expected before it is worth waking for:
+more in an engine whose steps vary by more than `ROUGH` anyway, on a machine where everything hiccups. Five
+steps of 2 ms are over before anybody is awake.
 """
 SLOWER = 0.02
 """Log ratio beyond which a batch belongs to a row of slow ones."""
