@@ -96,7 +96,9 @@ class EngineJudge:
         regime = self._regime(features)
         decode_ns = self._decode_alone(features) if features.carries_prefill else 0.0
         expected = regime.expect(features, decode_ns)
-        judged = regime.judge(expected, target, self._shift_of_others(regime)) if expected else None
+        judged = None
+        if expected:
+            judged = regime.judge(expected, target, self._shift_of_others(regime), features)
         if batch.suspect:
             made = self._predicted(batch, regime, expected, None)
             regime.rejected += 1
@@ -235,7 +237,7 @@ class EngineJudge:
     ) -> None:
         finding = judged.finding
         excess = target - expected.ns
-        if regime.alerting:
+        if regime.alerting or regime.gross:
             if finding.rule and self._matters(finding.rule, regime, judged, excess, target):
                 self._alarm(finding.rule, batch, excess, expected.ns)
             elif finding.flag and self.episodes.is_open and regime.detector.disturbed:
