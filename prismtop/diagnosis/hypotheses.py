@@ -191,7 +191,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             # Then it is its own threads that want the cores.
             _up(3.0, 0.15, 0.5, "process.side_cpu_ratio"),
         ),
-        yields_to=("cgroup_throttling",),
+        yields_to=("cgroup_throttling", "process_stopped"),
     ),
     Hypothesis(
         "cgroup_throttling",
