@@ -92,7 +92,7 @@ def _main_thread(device: str, series: Mapping[Key, Sequence[Point]]) -> Key:
     pid = device.removeprefix("pid ")
     start = f"{device} tid {pid} "
     name = "thread_cpu_ratio"
-    return next((key for key in series if key[0] == name and key[1].startswith(start)), (name, ""))
+    return next((key for key in series if key[0] == name and f"{key[1]} ".startswith(start)), (name, ""))
 
 
 def gather(

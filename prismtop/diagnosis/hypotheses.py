@@ -188,8 +188,12 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _grew(1.0, 0.5, 2.5, "thread_involuntary_switches_per_s", floor=10),
             _HOST_GREW,
         ),
-        against=(_fell(2.0, 0.25, 0.8, "host_cpu_frequency_mhz"),),
-        yields_to=("cgroup_throttling",),
+        against=(
+            _fell(2.0, 0.25, 0.8, "host_cpu_frequency_mhz"),
+            # Then it is its own threads that want the cores.
+            _up(3.0, 0.15, 0.5, "process.side_cpu_ratio"),
+        ),
+        yields_to=("cgroup_throttling", "process_stopped"),
     ),
     Hypothesis(
         "cgroup_throttling",

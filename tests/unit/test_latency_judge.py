@@ -370,3 +370,57 @@ def test_grave_episodes_that_come_again_are_each_told(load: Load, told: Told) ->
         told.take(load.decode(500))
     told.end()
     assert len(told.alerts) == 8
+
+
+def test_a_few_short_steps_in_a_row_wake_nobody(told: Told) -> None:
+    load = Load(cost=lambda size, context: 2.0)
+    told.take(load.decode(400))
+    told.take(load.decode(6, factor=1.25))
+    told.take(load.decode(400))
+    told.end()
+    assert not told.alerts
+
+
+def test_many_short_steps_in_a_row_do(told: Told) -> None:
+    load = Load(cost=lambda size, context: 2.0)
+    told.take(load.decode(400))
+    told.take(load.decode(40, factor=1.25))
+    assert told.alerts[1].kind == "shift"
+
+
+def test_a_much_worse_disturbance_is_another_alert(load: Load, told: Told) -> None:
+    told.take(load.decode(600))
+    told.take(load.decode(100, factor=1.15))
+    told.take(load.decode(60, factor=4.0))
+    told.take(load.decode(600))
+    told.end()
+    assert [alert.severity.value for alert in told.alerts.values()] == ["warning", "critical"]
+
+
+def test_a_grave_alert_closes_though_a_little_is_left_of_it(load: Load, told: Told) -> None:
+    told.take(load.decode(600))
+    told.take(load.decode(100, factor=4.0))
+    at = load.at_ns
+    told.take(load.decode(600, factor=1.15))
+    told.end()
+    first = told.alerts[1]
+    assert first.closed_ns is not None
+    assert first.closed_ns - at < 10**9
+
+
+def test_prefill_that_is_grossly_slow_wakes_people_though_its_model_is_young(load: Load, told: Told) -> None:
+    for _ in range(40):
+        told.take(load.decode(3))
+        told.take(load.mixed(1))
+    told.take(load.mixed(4, factor=12.0))
+    assert told.alerts[1].kind == "shift"
+
+
+def test_a_prompt_that_is_longer_than_any_before_is_not_grossly_slow(load: Load, told: Told) -> None:
+    short = [batch for batch in load.mixed(400) if (batch.workload.prefill_tokens or 0) < 100][:40]
+    told.take(load.decode(60))
+    told.take(short)
+    longer = replace(short[-1].workload, prefill_tokens=2000, max_context=2000)
+    told.take([replace(batch, workload=longer, duration_ns=12 * batch.duration_ns) for batch in short[:5]])
+    told.end()
+    assert not told.alerts
