@@ -18,7 +18,7 @@ from prismtop.attach.errors import AttachError, InjectionError, TargetExitedErro
 from prismtop.attach.gadgets import Gadgets, find_gadgets
 from prismtop.attach.handshake import NOTHING, Handshake, Seen, descriptors, look
 from prismtop.attach.image import PythonImage, executable, find_python, seems_initialized, verify_in_memory
-from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD, with_data
+from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD, at_address
 from prismtop.attach.process import (
     Mapping,
     check_identity,
@@ -190,7 +190,7 @@ class PtraceInjector:
         Args:
             source: Python source that cannot raise (`payload.safe_template`).
             handshake: what to look for.
-            data: what the source finds as `__data__` (`payload.with_data`); put behind it.
+            data: for a source from `payload.direct_template`; put behind it.
             timeout_s: how long to wait for the start, in seconds; 0 returns at once.
             wake: whether an idle main thread may be woken (see `StoppedThread.end_wait`).
             auxiliary: whether an auxiliary thread may be used; for measurements on the main thread.
@@ -199,7 +199,7 @@ class PtraceInjector:
             InjectionError: refused by the target (not initialised, queue full, no memory); nothing was left.
             AttachError: see `StoppedThread`.
         """
-        behind = (len(with_data(source, data, 0)) + _ALIGNED) // _ALIGNED * _ALIGNED
+        behind = (len(source) + _ALIGNED) // _ALIGNED * _ALIGNED
         size = (behind + len(data) + _PAGE - 1) // _PAGE * _PAGE
         symbols = self.image.symbols
         scratch: list[int] = []
@@ -226,7 +226,7 @@ class PtraceInjector:
         second = None
         if first is not None:
             try:
-                text = with_data(source, data, scratch[0] + behind).encode("ascii")
+                text = at_address(source, scratch[0] + behind).encode("ascii")
                 memory.write(self.pid, scratch[0], text.ljust(behind, b"\0") + data)
                 self.on_step("source written")
                 second = self.with_thread(queue, auxiliary=auxiliary)
