@@ -17,7 +17,7 @@ from typing import Any
 import prismtop
 from prismtop.attach.errors import AttachError, HelperError, InjectionError, from_fields
 from prismtop.attach.handshake import Handshake, last_line, look
-from prismtop.attach.payload import TEMPLATE_HEAD, with_data
+from prismtop.attach.payload import TEMPLATE_HEAD
 from prismtop.attach.preflight import WayIn, preflight
 from prismtop.attach.process import check_identity
 from prismtop.attach.ptrace_inject import mark_read
@@ -60,13 +60,21 @@ class Injection:
     script: str | None = None
 
 
+@dataclass(frozen=True)
+class Direct:
+    """A template from `payload.direct_template`, and the bytes that it is made for."""
+
+    template: str
+    data: bytes
+
+
 def inject(
     pid: int,
     start_time: int,
     source: str,
     *,
     started: Handshake,
-    data: bytes = b"",
+    direct: Direct | None = None,
     allow_gdb: bool = False,
     timeout_s: float = 3.0,
     wake: bool = True,
@@ -79,7 +87,7 @@ def inject(
         start_time: clock ticks since boot (field 22 of /proc/PID/stat): a pid alone is no identity.
         source: text from `payload.safe_template`, so that it cannot raise.
         started: what to look for as the sign that it runs.
-        data: what it finds as `__data__`, for a template that was made for bytes.
+        direct: the same in a form that is quicker for the target, where the way in can place bytes in it.
         allow_gdb: whether gdb may be used, which stops all threads for 0.2 to 4 s.
         timeout_s: how long to wait for that sign, in seconds; when it passes, the result is `armed`.
         wake: whether the wait of an idle main thread may be ended early (as by a signal without handler).
@@ -101,8 +109,7 @@ def inject(
                 "op": "inject",
                 "pid": pid,
                 "start_time": start_time,
-                "source": source if way is WayIn.PTRACE else with_data(source, data),
-                "data": base64.b64encode(data).decode() if way is WayIn.PTRACE else "",
+                **_form(source, direct if way is WayIn.PTRACE else None),
                 "way": way.value,
                 "memfd": started.memfd,
                 "error_memfd": started.error_memfd,
@@ -128,6 +135,12 @@ def inject(
         notes=tuple(str(n) for n in result["notes"]),
         script=None if result["started"] else result.get("script"),
     )
+
+
+def _form(source: str, direct: Direct | None) -> dict[str, str]:
+    if direct is None:
+        return {"source": source, "data": ""}
+    return {"source": direct.template, "data": base64.b64encode(direct.data).decode()}
 
 
 def free_scratch(pid: int, start_time: int, scratch: tuple[int, int]) -> bool:

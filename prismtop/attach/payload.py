@@ -7,7 +7,6 @@ expression with its own dictionary. Python 3.9 syntax, standard library only.
 
 from __future__ import annotations
 
-import base64
 import re
 
 from prismtop.attach.handshake import Handshake
@@ -59,12 +58,6 @@ try:
         begun = os.memfd_create(%(begun)r)
     except BaseException:
         pass
-    if type(data) is tuple:
-        memory = os.open('/proc/self/mem', 0)
-        try:
-            data = os.pread(memory, *data)
-        finally:
-            os.close(memory)
     names = {'__name__': '<prismtop>', '__builtins__': __builtins__, '__data__': data}
     exec(compile(source, '<prismtop>', 'exec'), names)
 except BaseException as error:
@@ -82,25 +75,65 @@ TEMPLATE_HEAD = "# prismtop\n"
 READ_HEAD = "# has read\n"
 
 
-DATA = "<prismtop data>"
-"""Stands in a template for bytes that travel beside it; see `with_data`."""
+ADDRESS = "<prismtop address>"
+"""Stands in a direct template for the place of its data in the target's memory."""
+OWN_MEMORY = "/proc/self/mem"
+"""In the error of a target that may not read its own memory (not dumpable, and not root)."""
 
 
-def with_data(source: str, data: bytes, address: int | None = None) -> str:
-    """The template with what its body finds as `__data__`: bytes.
+def at_address(source: str, address: int) -> str:
+    """A direct template for data that are there."""
+    return source.replace(ADDRESS, f"{address:#018x}")
+
+
+# What the target compiles itself costs it more than anything else: one short expression that binds no name.
+_DIRECT = """try:
+ exec(__import__('marshal').loads((lambda f: [f.seek(%(at)s), f.read(%(first)d), f.close()][1])(
+  open('/proc/self/mem', 'rb', 0))) if __import__('sys').modules['_frozen_importlib_external'].MAGIC_NUMBER
+  == %(magic)r else "raise RuntimeError('magic: compiled for another Python')", {'__builtins__': __builtins__,
+  'at': %(at)s + %(first)d, 'size': %(size)d, 'begun': %(begun)a, 'failed': %(failed)a})
+except:
+ exec(%(failed)a, {'__builtins__': __builtins__, 'error': __import__('sys').exc_info()[1]})
+"""
+FIRST = """
+try:
+    import os
+    try:
+        begun = os.memfd_create(begun)
+    except BaseException:
+        begun = -1
+    with open('/proc/self/mem', 'rb', 0) as memory:
+        memory.seek(at)
+        data = memory.read(size)
+    import marshal
+    core, config, index, builders = marshal.loads(data)
+    names = {'__name__': '_prismtop_probe', 'DATA': data, 'INDEX': index}
+    exec(marshal.loads(core), names)
+    names['start'](config, builders)
+except BaseException as error:
+    try:
+        exec(failed, {'__builtins__': __builtins__, 'error': error})
+    except BaseException:
+        pass
+if begun >= 0:
+    os.close(begun)
+"""
+"""Source of the code that a direct template runs; it reads the rest, see `prismtop.sources.payload`."""
+
+
+def direct_template(nonce: str, magic: bytes, first: int, size: int) -> str:
+    """A template for data that begin with marshalled code (`FIRST`), which the target takes from its memory.
 
     Args:
-        source: a template, made for data or not.
-        address: where they are in the target's memory: the target reads them there itself, through
-            /proc/self/mem. As a text they have to be scanned, which takes 4 us per kilobyte on the engine's
-            own thread. None puts them into the text, in base64 (then `__data__` is a text).
+        magic: of the Python that the code was compiled for.
+        first, size: bytes of that code, and of what comes behind it.
     """
-    if address is None:
-        return source.replace(DATA, ascii(base64.b64encode(data).decode()))
-    return source.replace(DATA, f"({len(data)}, {address:#018x})")
+    names = Handshake.of(nonce)
+    given = {"at": ADDRESS, "first": first, "size": size, "magic": magic, "begun": names.begun_memfd}
+    return TEMPLATE_HEAD + _DIRECT % {**given, "failed": _ON_ERROR % {"error": names.error_memfd}}
 
 
-def safe_template(body: str, nonce: str, data: str | None = "") -> str:
+def safe_template(body: str, nonce: str, data: str = "") -> str:
     """Wrap a payload so that it can neither raise into the target nor leave a name behind.
 
     The first act is a memfd `prismtop-go-<nonce>`, closed at the end, so that the injector knows that the
@@ -111,18 +144,17 @@ def safe_template(body: str, nonce: str, data: str | None = "") -> str:
         body: Python source of the payload; runs with a dictionary of its own as globals.
         nonce: letters, digits, underscore; makes the names unique.
         data: a text that the body finds as `__data__`. In the body itself, a long literal is parsed twice.
-            None: bytes travel beside it, and `with_data` completes it.
 
     Raises:
         ValueError: a nonce with other characters, or a NUL in the body or the data.
     """
     if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", nonce):
         raise ValueError(f"bad nonce {nonce!r}")
-    if "\0" in body + (data or ""):
+    if "\0" in body + data:
         raise ValueError("the payload contains a NUL character")
     names = Handshake.of(nonce)
     runner = _RUNNER % {"begun": names.begun_memfd}
     failed = _ON_ERROR % {"error": names.error_memfd}
-    given = f"'source': {body!a}, 'failed': {failed!a}, 'data': {DATA if data is None else ascii(data)}"
+    given = f"'source': {body!a}, 'failed': {failed!a}, 'data': {data!a}"
     names_given = f"{{'__builtins__': __builtins__, {given}}}"
     return f"{TEMPLATE_HEAD}try:\n exec({runner!a}, {names_given})\nexcept:\n pass\n"

@@ -190,6 +190,15 @@ def thread_stat(pid: int, tid: int, proc: str = "/proc") -> Stat | None:
     return Stat(head.partition("(")[2], fields[0], int(fields[6]), int(fields[19]))
 
 
+def thread_cpu(pid: int, tid: int, proc: str = "/proc") -> int | None:
+    """The processor that a thread ran on last (field 39 of its stat), or None when it has exited."""
+    try:
+        with open(f"{proc}/{pid}/task/{tid}/stat", encoding="utf-8", errors="replace") as f:
+            return int(f.read().rpartition(")")[2].split()[36])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def thread_syscall(pid: int, tid: int, proc: str = "/proc") -> tuple[int, int] | None:
     """(system call number, stack pointer) of a thread blocked in the kernel; None when it runs or has exited.
 

@@ -18,19 +18,20 @@ from prismtop.attach.errors import AttachError, InjectionError, TargetExitedErro
 from prismtop.attach.gadgets import Gadgets, find_gadgets
 from prismtop.attach.handshake import NOTHING, Handshake, Seen, descriptors, look
 from prismtop.attach.image import PythonImage, executable, find_python, seems_initialized, verify_in_memory
-from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD, with_data
+from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD, at_address
+from prismtop.attach.placement import beside, running_on
 from prismtop.attach.process import (
     Mapping,
     check_identity,
     mapping_at,
     read_maps,
+    thread_cpu,
     thread_stat,
     thread_switches,
     thread_syscall,
     threads,
 )
 from prismtop.attach.ptrace import NotNowError, Step, StoppedThread, ThreadGoneError
-from prismtop.attach.rehearsal import rehearse_again
 
 # arch/x86/entry/syscalls/syscall_64.tbl
 _SYS_CLOSE, _SYS_MMAP, _SYS_MUNMAP, _SYS_FUTEX = 3, 9, 11, 202
@@ -91,13 +92,13 @@ class PtraceInjector:
     @contextmanager
     def stopped(self, tid: int) -> Iterator[StoppedThread]:
         """One thread, stopped; see `StoppedThread`."""
-        with self.in_front():
-            rehearse_again()
-            with StoppedThread(self.pid, tid, self.start_time, self.maps, self.on_step) as thread:
-                yield thread
+        stop = StoppedThread(self.pid, tid, self.start_time, self.maps, self.on_step)
+        with self.in_front(), beside(self.pid, tid), stop as thread:
+            yield thread
 
     def sleeping_threads(self) -> list[int]:
-        """Auxiliary threads in a long sleep in a system call that restarts unseen, best first.
+        """Auxiliary threads in a long sleep in a system call that restarts unseen, best first: of equals, one
+        that last ran on another processor than the one that the main thread is running on.
 
         Such a thread holds no interpreter lock that matters here, and stopping it stops no engine loop. Those
         that ran within the last moments are left out: by the time of the stop they may be in a system call
@@ -108,8 +109,13 @@ class PtraceInjector:
             return []
         time.sleep(_ASLEEP_S)
         now = self._blocked_threads()
-        asleep = [(rank, -tid) for tid, (rank, n) in now.items() if before.get(tid) == (rank, n)]
-        return [-negative for _, negative in sorted(asleep)]
+        engine = running_on(self.pid)
+        asleep = [
+            (rank, thread_cpu(self.pid, tid) == engine, -tid)
+            for tid, (rank, n) in now.items()
+            if before.get(tid) == (rank, n)
+        ]
+        return [-negative for _, _, negative in sorted(asleep)]
 
     def _blocked_threads(self) -> dict[int, tuple[int, int]]:
         """Thread id -> (rank of its system call, context switches so far) of those that may be used."""
@@ -190,7 +196,7 @@ class PtraceInjector:
         Args:
             source: Python source that cannot raise (`payload.safe_template`).
             handshake: what to look for.
-            data: what the source finds as `__data__` (`payload.with_data`); put behind it.
+            data: for a source from `payload.direct_template`; put behind it.
             timeout_s: how long to wait for the start, in seconds; 0 returns at once.
             wake: whether an idle main thread may be woken (see `StoppedThread.end_wait`).
             auxiliary: whether an auxiliary thread may be used; for measurements on the main thread.
@@ -199,7 +205,7 @@ class PtraceInjector:
             InjectionError: refused by the target (not initialised, queue full, no memory); nothing was left.
             AttachError: see `StoppedThread`.
         """
-        behind = (len(with_data(source, data, 0)) + _ALIGNED) // _ALIGNED * _ALIGNED
+        behind = (len(source) + _ALIGNED) // _ALIGNED * _ALIGNED
         size = (behind + len(data) + _PAGE - 1) // _PAGE * _PAGE
         symbols = self.image.symbols
         scratch: list[int] = []
@@ -226,7 +232,7 @@ class PtraceInjector:
         second = None
         if first is not None:
             try:
-                text = with_data(source, data, scratch[0] + behind).encode("ascii")
+                text = at_address(source, scratch[0] + behind).encode("ascii")
                 memory.write(self.pid, scratch[0], text.ljust(behind, b"\0") + data)
                 self.on_step("source written")
                 second = self.with_thread(queue, auxiliary=auxiliary)

@@ -77,6 +77,57 @@ MIN_TURN_NS = 100_000  # a turn of an unknown loop that used less CPU ran no bat
 HOT_TURN_NS, HOT_TURNS = 5_000, 4096  # a loop that turns so fast, so often, only computes: it is switched off
 SETTLED_NS = 10_000_000_000  # a loop that ticked for so long is the one; a wider one around it starts it anew
 KIND_SUSPENDS = ("async_method", "async_function", "generator", "async_generator")
+WHOLE = ("Drive", "Loop")
+LATER = (
+    "function_at",
+    "running_codes",
+    "Hook.by_monitoring",
+    "Hook.by_loop",
+    "Hook.by_code",
+    "Hook.remove",
+    "Hook.loaded_again",
+    "Agent.open_monitoring",
+    "Agent.calibrate",
+    "Agent.missing",
+    "Agent.capped",
+    "Agent.raised",
+    "Agent.write",
+    "Agent.repair",
+    "Agent.event",
+    "Agent.spent",
+    "Agent.fault",
+    "Agent.service",
+    "Agent.select",
+    "Agent.detach",
+)
+"""Classes, functions and methods that travel in pieces of their own (`later`): unpacked when first needed, so
+that an attach does not have to unpack them."""
+DATA, INDEX = (
+    globals().get("DATA", b""),
+    globals().get("INDEX", {}),
+)  # those pieces, and where each of them is
+
+
+def piece(name: Any) -> Any:
+    """The code that travels under this name."""
+    at, size = INDEX[name]
+    at += len(DATA)
+    return marshal.loads(memoryview(DATA)[at : at + size])
+
+
+def later(name: Any, a: Any, k: Any) -> Any:
+    """The first call of a function whose code travels by itself: it gets its code."""
+    owner, _, short = name.rpartition(".")
+    f = vars(globals()[owner])[short] if owner else globals()[short]
+    f.__code__ = piece(name)
+    return f(*a, **k)
+
+
+def whole(name: Any) -> Any:
+    """A class that travels by itself."""
+    if name not in globals():
+        exec(piece(name), globals())
+    return globals()[name]
 
 
 class Drive:
@@ -380,8 +431,10 @@ class Hook:
         missing = MISSING.to_bytes(8, sys.byteorder, signed=True) * (VALUES - count)
         put = self.waiting.append
         build = ag.builders[fid][0]
-        if isinstance(build, bytes):
-            build = types.FunctionType(marshal.loads(build), globals())
+        if spec["kind"] in KIND_SUSPENDS:
+            whole("Drive")
+        if isinstance(build, str):
+            build = types.FunctionType(piece(build), globals())
         return build(f, at, fid, ag, put, missing, self.waiting, ag.odd, time.monotonic_ns, get_ident)
 
     def by_monitoring(self, found: Any, f: Any, code: Any) -> Any:
@@ -410,7 +463,7 @@ class Hook:
             code = innermost(found[2]).__code__
         if id(code) in ag.table:
             return "shares its code with another hook"
-        loop = Loop(ag, self.spec["fid"], code)
+        loop = whole("Loop")(ag, self.spec["fid"], code)
         ag.table[id(code)] = (loop.start, None, None, None, loop.jump)
         self.code = code
         ag.mon.set_local_events(ag.tool, code, ag.mon.events.JUMP | ag.mon.events.PY_START)
@@ -437,7 +490,7 @@ class Hook:
         clone.__kwdefaults__ = f.__kwdefaults__
         w = self.make(clone)
         shape = self.agent.builders[self.spec["fid"]][1]
-        shape = marshal.loads(shape) if isinstance(shape, bytes) else shape
+        shape = piece(shape) if isinstance(shape, str) else shape
         consts = tuple(w if c == "\0prismtop" else c for c in shape.co_consts)
         names = {"co_consts": consts, "co_freevars": code.co_freevars, "co_name": code.co_name}
         if hasattr(code, "co_qualname"):

@@ -8,7 +8,9 @@ travels as marshalled code.
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import json
 import marshal
 import os
 import shutil
@@ -20,26 +22,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from prismtop.probe import agent
+from prismtop.attach.ladder import Direct
+from prismtop.attach.payload import FIRST, direct_template, safe_template
+from prismtop.probe import agent, pieces
 from prismtop.sources.hook_code import HookPlan, builder_names, source, spec
 
 COMPILE_TIMEOUT_S = 5.0
 CAPACITY = 16_384
-_COMPILER = """
-import importlib.util, marshal, sys
-def compiled(text, hooks=None):
-    code = compile(text, '<prismtop>', 'exec', dont_inherit=True)
-    if hooks is None:
-        return marshal.dumps(code)
-    made = compile(hooks, '<prismtop>', 'exec', dont_inherit=True)
-    parts = {c.co_name: marshal.dumps(c) for c in made.co_consts if hasattr(c, 'co_name')}
-    return marshal.dumps((code, parts))
-"""
-"""Each hook is code of its own: the target unpacks those that it puts in, when it puts them in."""
-_COMPILE_STDIN = (
-    "sys.stdout.buffer.write(importlib.util.MAGIC_NUMBER + compiled(*sys.stdin.buffer.read().split(b'\\0')))"
-)
-_PORTABLE = 4  # marshal's format of Python 3.4 to 3.13, read by all later ones
 
 
 @dataclass(frozen=True)
@@ -49,17 +38,38 @@ class Payload:
     Attributes:
         code: Python source that expects `__data__`; raises in the target only into the injection template.
         data: the probe, its hooks and its configuration: packed, or a text.
-        compiled: False when the target has to compile the probe itself.
+        first: packed code that starts from the packed data where they are in the target's memory.
+        magic: of the Python that it was compiled for; empty when the target has to compile it itself.
     """
 
     code: str
     data: bytes | str
-    compiled: bool
+    first: bytes = b""
+    magic: bytes = b""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the target need not compile it."""
+        return bool(self.magic)
 
     @property
     def body(self) -> str:
-        """Both as one source."""
+        """Code and data as one source."""
         return f"__data__ = {self.data!r}\n{self.code}"
+
+    def as_text(self, nonce: str) -> str:
+        """All of it as a template of text."""
+        data = self.data if isinstance(self.data, str) else base64.b64encode(self.data).decode()
+        return safe_template(self.code, nonce, data)
+
+    def direct(self, nonce: str) -> Direct | None:
+        """It as a short template and bytes; None when there is only text. A text is scanned by the target,
+        which takes 4 us per kilobyte on the engine's own thread.
+        """
+        if isinstance(self.data, str):
+            return None
+        template = direct_template(nonce, self.magic, len(self.first), len(self.data))
+        return Direct(template, self.first + self.data)
 
 
 def build(
@@ -95,9 +105,16 @@ def build(
     hooks = source(plans, monitoring=python is None or tuple(python[:2]) >= (3, 12))
     code = compile_for(probe, pid, python, hooks) if compiled else None
     if code is None:
-        return Payload(_SLOW_STARTER % (config,), f"{probe}\n{hooks}", False)
-    packed = marshal.dumps((code[1], config, builder_names(plans)), _PORTABLE)
-    return Payload(_STARTER % (code[0],), packed, True)
+        return Payload(_SLOW_STARTER % (config,), f"{probe}\n{hooks}")
+    first, core, parts = marshal.loads(code[1])
+    index, packed = {}, b""
+    for name, part in parts.items():
+        index[name] = (len(packed), len(part))
+        packed += part
+    # Places are counted from the end: what comes before them has a length that depends on them.
+    index = {name: (at - len(packed), size) for name, (at, size) in index.items()}
+    head = marshal.dumps((core, config, index, builder_names(plans)), pieces.PORTABLE)
+    return Payload(_STARTER % (code[0],), head + packed, first, code[0])
 
 
 def _order(plan: HookPlan) -> tuple[bool, int]:
@@ -132,15 +149,13 @@ _ns['start'](%r, _ns['BUILDERS'])
 _STARTER = """import sys, marshal
 if sys.modules['_frozen_importlib_external'].MAGIC_NUMBER != %r:
     raise RuntimeError('magic: compiled for another Python')
-if type(__data__) is str:
-    __data__ = __import__('binascii').a2b_base64(__data__)
-_code, _config, _names = marshal.loads(__data__)
-_code, _parts = marshal.loads(_code)
-_ns = {'__name__': '_prismtop_probe'}
-exec(_code, _ns)
-_ns['start'](_config, {n: (_parts[b], _parts[s]) for n, (b, s) in _names.items()})
+_data = __data__ if type(__data__) is bytes else __import__('binascii').a2b_base64(__data__)
+_core, _config, _index, _builders = marshal.loads(_data)
+_ns = {'__name__': '_prismtop_probe', 'DATA': _data, 'INDEX': _index}
+exec(marshal.loads(_core), _ns)
+_ns['start'](_config, _builders)
 """
-"""Makes the probe from `__data__`: code for the Python of that magic number."""
+"""Makes the probe from `__data__`, code for the Python of that magic number."""
 
 
 @lru_cache(maxsize=16)
@@ -149,22 +164,19 @@ def compile_for(
 ) -> tuple[bytes, bytes] | None:
     """(magic number, marshalled code) of `text` for the target's interpreter, or None when none is at hand.
 
-    With the source of `hooks` it is a pair: the code of `text`, and the functions of `hooks` by name, each
-    marshalled by itself.
+    With the source of `hooks`, `text` is the probe, and it is (the code that starts it, its core, the rest by
+    name), each marshalled by itself.
 
     Tried: this very interpreter, `pythonX.Y` on the path, and the target's own executable, the last only when
     it lives in our mount namespace, and run with no more rights than the target has.
     """
-    texts = [text] if hooks is None else [text, hooks]
+    request = [text] if hooks is None else [FIRST, text, hooks, agent.LATER, agent.WHOLE]
     if python is None or tuple(python[:2]) == sys.version_info[:2]:
-        scope: dict[str, Any] = {}
-        exec(_COMPILER, scope)
-        return importlib.util.MAGIC_NUMBER, scope["compiled"](*texts)
-    text = "\0".join(texts)
+        return importlib.util.MAGIC_NUMBER, (pieces.compiled if hooks is None else pieces.in_pieces)(*request)
     minor = f"{python[0]}.{python[1]}"
     installed = shutil.which(f"python{minor}")
     if installed:
-        made = _run_compiler([installed], text, minor, None)
+        made = _run_compiler([installed], request, minor, None)
         if made:
             return made
     try:
@@ -175,20 +187,19 @@ def compile_for(
         return None
     if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
         return None
-    return _run_compiler([exe], text, minor, owner)
+    return _run_compiler([exe], request, minor, owner)
 
 
 def _run_compiler(
-    command: list[str], text: str, minor: str, owner: os.stat_result | None
+    command: list[str], request: list[Any], minor: str, owner: os.stat_result | None
 ) -> tuple[bytes, bytes] | None:
     drop: dict[str, object] = {}
     if owner is not None and os.geteuid() == 0 and owner.st_uid != 0:
         drop = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-    check = f"import sys;assert '%d.%d'%sys.version_info[:2]=={minor!r};"
     try:
         done = subprocess.run(
-            [*command, "-I", "-S", "-c", check + _COMPILER + _COMPILE_STDIN],
-            input=text.encode(),
+            [*command, "-I", "-S", "-c", Path(pieces.__file__).read_text(encoding="utf-8")],
+            input=json.dumps([minor, *request]).encode(),
             capture_output=True,
             timeout=COMPILE_TIMEOUT_S,
             env={"PATH": "/usr/bin:/bin"},

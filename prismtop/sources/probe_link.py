@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from prismtop.attach.errors import AttachError, InjectionError
 from prismtop.attach.handshake import Handshake, last_line, look
 from prismtop.attach.ladder import Injection, confirm_started, free_scratch, inject, withdraw
-from prismtop.attach.payload import safe_template, with_data
+from prismtop.attach.payload import OWN_MEMORY, safe_template
 from prismtop.attach.ptrace_inject import mark_read
 from prismtop.errors import PrismtopError, UnavailableError
 from prismtop.model import HookStatus, ProbeCost, Target
@@ -25,8 +25,6 @@ MECHANISMS = ("monitoring", "setattr", "code")
 RING_WAIT_S = 2.0
 DETACH_WAIT_S = 0.5
 CHECK_PERIOD_NS = 1_000_000_000
-_OWN_MEMORY = "/proc/self/mem"
-"""In the error of a target that may not read its own memory (not dumpable, and not root)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class ProbeLink:
         """
         self._refuse_second_monitor()
         error = self._inject(compiled=True)
-        if error and _OWN_MEMORY in error:
+        if error and OWN_MEMORY in error:
             error = self._inject(compiled=True, as_text=True)
         if error and "magic" in error:
             error = self._inject(compiled=False, as_text=True)
@@ -120,18 +118,13 @@ class ProbeLink:
                 f"process {self.pid}: no interpreter like its own is at hand, so it compiled the probe "
                 "itself (about 10 ms)"
             )
-        data, template = built.data, safe_template(built.code, self.nonce, None)
-        if isinstance(data, str):
-            template, data = safe_template(built.code, self.nonce, data), b""
-        elif as_text:
-            template, data = with_data(template, data), b""
         try:
             self.injection = inject(
                 self.pid,
                 self.target.id.start_time,
-                template,
-                data=data,
+                built.as_text(self.nonce),
                 started=self.handshake,
+                direct=None if as_text else built.direct(self.nonce),
                 allow_gdb=self.options.allow_gdb,
                 timeout_s=self.options.timeout_s,
                 give_back=True,
