@@ -2,7 +2,8 @@
 
 Structures, enumerations and codes are those of the public headers `zes_api.h` and `ze_api.h` of
 oneapi-src/level-zero, v1.4-r1.4.8: a C compiler gave the same sizes and offsets from them. Of later ones
-(v1.12-r1.12.11, v1.15-r1.15.31) the type numbers and the PCI and process structures were read: the same. `zesInit`, `zesDriverGet` and `zesDeviceGet` came with 1.5;
+(v1.12-r1.12.11, v1.15-r1.15.31) the type numbers and the PCI and process structures were read: the same.
+`zesInit`, `zesDriverGet` and `zesDeviceGet` came with 1.5;
 older loaders start sysman with `zeInit` and ZES_ENABLE_SYSMAN=1.
 """
 
