@@ -239,7 +239,7 @@ class Operators:
         self.running = True  # from here on `stop` has something to undo, whatever is raised
         try:
             made: Any = [kinds.ProfilerState.KINETO, False, False, stacks, False, False]
-            made.append(kinds._ExperimentalConfig())
+            made.append(self.sparing(kinds, stacks))
             try:
                 config = kinds.ProfilerConfig(*made, self.nonce)
             except TypeError:  # before 2.6 a trace has no name
@@ -252,6 +252,18 @@ class Operators:
             self.high = public.profile(activities=list(wanted), with_stack=stacks)
             self.high.start()
         self.markers()
+
+    def sparing(self, kinds: Any, stacks: Any) -> Any:
+        """Without events as Python objects, which nobody will look at, and without the numbers that tie
+        kernels to operators, where there are no kernels."""
+        wanted = {"trace_only": not stacks, "disable_external_correlation": bool(self.gpu_off)}
+        while True:
+            try:
+                return kinds._ExperimentalConfig(**wanted)
+            except TypeError:  # older releases know one of them, or none
+                if not wanted:
+                    raise
+                wanted.pop(next(iter(wanted)))
 
     def mark_enabled(self, when: Any) -> Any:
         """The flag that compiled code looks at before it names its kernels."""

@@ -38,7 +38,7 @@ from prismtop.sources.deep_link import DeepLink, DeepOptions, DeepStatus  # noqa
 from prismtop.sources.live import AttachOptions, attach  # noqa: E402
 from prismtop.targets.discovery import group_of  # noqa: E402
 from prismtop.targets.profiles import load_profiles  # noqa: E402
-from tests.integration.deep import links_of, phase_reached  # noqa: E402
+from tests.integration.deep import links_of  # noqa: E402
 from tests.integration.engines import ENGINES, PROFILE, write_profile  # noqa: E402
 
 MARGIN = 5
@@ -144,7 +144,10 @@ def captures(
             dive = DeepLink(links_of(session)[0], options)
             dive.prepare()
             dive.start()
-            status = phase_reached(session, dive, "ready")
+            while (status := dive.poll()).phase not in ("ready", "failed", "gone"):
+                wait(session, 0.1)
+            if status.phase != "ready":
+                raise SystemExit(f"the capture ended: {status.error}")
             ready_ns = time.monotonic_ns()
             dive.fetch(folder)
             dive.poll()
