@@ -182,7 +182,9 @@ def report(made: Sequence[Capture]) -> None:
     first = made[0].status
     state = ", ".join(f"{name} {state}" for name, state, _ in first.layers)
     print(f"{len(made)} captures of {first.batches} steps of {step:.2f} ms CPU; {state}")
-    line("in the window", ratios([(before, inside) for _, before, inside, _ in around]), "%")
+    inside = ratios([(before, inside) for _, before, inside, _ in around])
+    line("in the window", inside, "%")
+    print(f"  in the window of the first         {inside[0]:+8.2f} %")
     line("afterwards", ratios([(before, after) for _, before, _, after in around]), "%")
     line("nothing", ratios([(earlier, before) for earlier, before, _, _ in around]), "%")
     starts = [(capture.status.start_stall_ns or 0) / 1e6 for capture in made]

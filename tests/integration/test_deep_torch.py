@@ -129,7 +129,7 @@ def test_a_profiler_that_runs_already_is_left_alone(
     assert untouched(engine, before, but=KINETO)
 
 
-@pytest.mark.parametrize("phase", ["capturing", "exporting"])
+@pytest.mark.parametrize("phase", ["capturing", pytest.param("exporting", marks=pytest.mark.slow)])
 def test_a_killed_monitor_leaves_no_profiler_running(
     phase: str, engine: ScriptedEngine, before: dict[str, Any]
 ) -> None:
