@@ -86,7 +86,7 @@ def test_a_hog_on_the_targets_core_shows_as_waits_and_by_its_name(way, process: 
     time.sleep(0.3)
     collector = SchedulerCollector([pid], {pid: pid}, 30.0, [way])
     began = time.monotonic_ns()
-    events = captured(collector, pid, 0.3)
+    events = captured(collector, pid, 0.15)
     layer = collector.after()
     assert layer.state is LayerState.ON, layer.reason
     assert layer.reason.startswith(way[0])
@@ -124,9 +124,12 @@ def test_what_perf_tells_agrees_with_what_the_kernel_counts(process: Callable[[s
         spans = [(e.t0_ns, e.t0_ns + e.dur_ns) for e in events if e.name == name]
         return sum(max(0, min(end, last[2]) - max(begin, first[2])) for begin, end in spans)
 
-    length = last[2] - first[2]
-    assert abs(within("oncpu") - (last[0] - first[0])) < 0.1 * length
-    assert abs(within("runq") - (last[1] - first[1])) < 0.1 * length
+    def slack(name: str) -> float:
+        """The kernel counts a run or a wait when it ends: one may be under way at either end."""
+        return 0.05 * (last[2] - first[2]) + 2 * max((e.dur_ns for e in events if e.name == name), default=0)
+
+    assert abs(within("oncpu") - (last[0] - first[0])) < slack("oncpu")
+    assert abs(within("runq") - (last[1] - first[1])) < slack("runq")
 
 
 def test_calls_of_a_collective_are_timed(process: Callable[[str], int], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from prismtop.deepdive.layers import collectors, stacks, switch_tracing, tracing
+from prismtop.deepdive.layers import checks, collectors, stacks, switch_tracing, tracing
 from prismtop.deepdive.layers.gil import gil_range
 from prismtop.deepdive.layers.leash import Leash
 from prismtop.deepdive.layers.polling import Poller
@@ -335,6 +335,27 @@ def test_missing_privileges_are_named_with_their_fix(monkeypatch: pytest.MonkeyP
     inside = tracing.why_no_perf()
     assert inside is not None
     assert "--pid=host" in inside.fix
+
+
+@pytest.mark.parametrize(
+    ("perf", "bpftrace", "states"),
+    [
+        (None, None, ["ok", "ok"]),
+        ("perf", None, ["ok", "ok"]),
+        (None, "bpftrace", ["ok", "none"]),
+        ("perf", "bpftrace", ["partial", "none"]),
+    ],
+)
+def test_doctor_says_what_a_capture_could_collect(
+    monkeypatch: pytest.MonkeyPatch, perf: str | None, bpftrace: str | None, states: list[str]
+) -> None:
+    missing = {name: Missing(f"{name} is not installed", f"Install {name}.") for name in ("perf", "bpftrace")}
+    monkeypatch.setattr(checks, "why_no_perf", lambda: missing[perf] if perf else None)
+    monkeypatch.setattr(checks, "why_no_bpftrace", lambda: missing[bpftrace] if bpftrace else None)
+    found = {check.id: check for check in checks.layer_checks()}
+    tracing_checks = [found["deepdive.scheduler"], found["deepdive.uprobes"]]
+    assert [check.status for check in tracing_checks] == states
+    assert all(check.fix for check in tracing_checks if check.status != "ok")
 
 
 # Stacks

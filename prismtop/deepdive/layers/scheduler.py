@@ -24,6 +24,7 @@ MAX_SLICES = 200_000
 _EXTRA_S = 15.0
 """A tool ends by itself so long after the window's longest time."""
 _READ_S = 90.0
+_SAMPLED = f"sampled at {RATE_HZ} Hz from schedstat"
 
 Way = tuple[str, Callable[[], "Missing | None"], Callable[[Sequence[int], float], Tracing]]
 WAYS: tuple[Way, ...] = (
@@ -76,7 +77,7 @@ class SchedulerCollector:
                 reason = f"every switch of up to {MOST} threads, by {name}; GIL waits sampled at {RATE_HZ} Hz"
                 return Layer(self.name, LayerState.ON, reason)
             missing.append(no)
-        return Layer(self.name, LayerState.PARTIAL, _sampled(missing))
+        return Layer(self.name, LayerState.PARTIAL, f"{_SAMPLED}: {_why(missing)}" if missing else _SAMPLED)
 
     @property
     def running(self) -> bool:
@@ -108,14 +109,15 @@ class SchedulerCollector:
             state = LayerState.PARTIAL if count else LayerState.OFF
             return Layer(self.name, state, self._failed, count)
         traced = self._tracing is not None
-        what = [f"{self._tracing.how}, every switch" if self._tracing else f"sampled at {RATE_HZ} Hz"]
+        what = [f"{self._tracing.how}, every switch" if self._tracing else _SAMPLED]
         most = self._chosen
         what.append(f"{most} of {self._altogether} threads" if most < self._altogether else f"{most} threads")
         if self._tracing is None:
             what.append("how long is exact, when is known to 20 ms")
         begun, ended = self._window_ns
         cost = f"cost {self._cpu_s:.2f} s of CPU in {(ended - begun) / 1e9:.1f} s"
-        reason = "; ".join([", ".join(what), *self._notes, *self._refused, cost])
+        parts = [", ".join(what), *self._notes, *self._refused, cost]
+        reason = "; ".join(part.rstrip(".") for part in parts)
         whole = traced and not self._notes and most == self._altogether
         return Layer(self.name, LayerState.ON if whole else LayerState.PARTIAL, reason, count)
 
@@ -161,7 +163,7 @@ class SchedulerCollector:
             except TracingFailed as error:
                 missing.append(Missing(str(error), f"Try `{name}` by hand."))
         if self._tracing is None:
-            self._refused = [_sampled(missing)]
+            self._refused = [_why(missing)] if missing else []
             self._at_first = self._at_first[:MOST_POLLED]
         gil = {}
         for pid in self._pids:
@@ -241,7 +243,6 @@ class SchedulerCollector:
                 )
 
 
-def _sampled(missing: Sequence[Missing]) -> str:
-    why = "; ".join(no.reason for no in missing)
-    fix = f" {missing[0].fix}" if missing else ""
-    return f"sampled at {RATE_HZ} Hz from schedstat: {why}.{fix}" if why else f"sampled at {RATE_HZ} Hz"
+def _why(missing: Sequence[Missing]) -> str:
+    """Why nothing better can be used, with the fix of the best."""
+    return f"{'; '.join(dict.fromkeys(no.reason for no in missing))}. {missing[0].fix}"
