@@ -120,7 +120,7 @@ _COLLECTED_IN_CAPTURE = Sign(("deep.gc_share",), 3.5, 0.05, 0.3, absolute=True, 
 _STOPPED_ALREADY = Sign(("cgroup_throttled_ratio",), 2.2, 0.05, 0.4, absolute=True, standing=True)
 _CLOCK_DOWN = _fell(3.0, 0.03, 0.25, "host_cpu_frequency_mhz")
 _WAITS_FOR_CORE = _up(3.0, 0.02, 0.25, *_RUNQ)
-_HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch")
+_HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch", "deep.device_idle_share")
 _DEVICE_GREW = _up(0.8, 0.03, 0.3, "stage.wait")
 _DEVICE_SLOWER = ("kernel.time", "gpu_busy_ratio", "stage.wait", "stage.launch")
 _RESOURCES = (
@@ -154,7 +154,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _DEVICE_GREW,
         ),
         # An idle GPU lowers its own clock.
-        against=(Sign(("gpu_busy_ratio",), 3.5, 0.05, 0.4, direction=DOWN, absolute=True),),
+        against=(
+            Sign(("gpu_busy_ratio",), 3.5, 0.05, 0.4, direction=DOWN, absolute=True),
+            _up(1.5, 0.05, 0.4, "deep.device_idle_share"),
+        ),
     ),
     Hypothesis(
         "cpu_frequency",
@@ -164,6 +167,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         supports=(
             _grew(0.7, 0.1, 1.0, "thread_runq_delay_seconds"),
             _grew(1.5, 0.1, 1.0, "host_thermal_throttles_total"),
+            _grew(0.7, 0.1, 1.0, "deep.launch_share"),
             _HOST_GREW,
         ),
         # Load on all cores lowers the turbo clock: then the load is the cause.

@@ -95,7 +95,7 @@ def causes(tmp_path: Path, normal: dict[str, Any], abnormal: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("normal", "abnormal", "cause", "said"),
     [
-        ({}, {"collect_ns": 1200 * US}, "gc_or_gil", "share of a batch in garbage collection 0 % -> 15 %"),
+        ({}, {"collect_ns": 1200 * US}, "gc_or_gil", "garbage collection, as a share of a batch 0 % -> 15 %"),
         ({}, {"wait_ns": 900 * US}, "cpu_contention", "the core had stress-ng"),
         ({}, {"gemm": 1.5}, "gpu_clock_limited", "time of the GPU kernels that changed least"),
         (
@@ -134,9 +134,9 @@ def test_the_late_rank_is_named_by_its_process(tmp_path: Path) -> None:
         (
             {"wait_ns": 5 * MS},
             "cpu_contention",
-            "share of a batch in which the model thread waited for a core 62.5 %",
+            "ready without a core, as a share of a batch 62.5 %",
         ),
-        ({"collect_ns": 3 * MS}, "gc_or_gil", "share of a batch in garbage collection 37.5 %"),
+        ({"collect_ns": 3 * MS}, "gc_or_gil", "garbage collection, as a share of a batch 37.5 %"),
     ],
     ids=["no core", "garbage collection"],
 )
