@@ -364,7 +364,13 @@ def test_a_profile_cannot_pretend_to_be_our_own_recording_nor_control_a_terminal
     assert check(tmp_path / "deep.json").findings == []
 
 
-def test_bare_infinity_in_arguments_becomes_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fast", [True, False], ids=["with msgspec", "without"])
+def test_bare_infinity_in_arguments_becomes_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    if not fast:
+        monkeypatch.setattr("prismtop.trace.lenient._fast", None)
+        monkeypatch.setattr("prismtop.deepdive.sources.FAST", False)
     fetched = profile(tmp_path)
     assert fetched.profile is not None
     text = fetched.profile.read_text().replace('"cbid": 211', '"cbid": Infinity', 1)
