@@ -64,7 +64,8 @@ def write_apart(
 
 def main() -> None:
     """The other process: what to write comes on stdin, what was written goes to stdout."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the unfinished file is removed
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != int(sys.argv[1]):  # it ended before it could be asked to take this one along
         return
     os.nice(NICE)

@@ -41,7 +41,9 @@ class Marker:
 def marker_of(name: str, at_ns: int) -> Marker | None:
     """The marker that a span's name makes; None for any other name."""
     found = _NAME.fullmatch(name)
-    return Marker(at_ns, int(found[1]), int(found[2])) if found else None
+    if found is None or max(map(int, found.groups())) >= 1 << 62:
+        return None
+    return Marker(at_ns, int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True)

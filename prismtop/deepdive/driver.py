@@ -141,7 +141,11 @@ class DeepDive:
             self._past.popleft()
         if self._run is None:
             return None
-        self._run.advance(frame)
+        try:
+            self._run.advance(frame)
+        except Exception as error:  # whatever goes wrong with a capture, the watching goes on
+            what = f"{type(error).__name__}: {safe_text(str(error), 200)}"
+            self._run.end(CapturePhase.FAILED, f"a defect of prismtop, which please report: {what}")
         for each in self._run.processes:
             if each.status is not None and each.status.thread:
                 self._hot[each.pid] = each.status.thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -16,6 +17,8 @@ from prismtop.trace.segments import check_free, refusal
 
 BYTES_PER_BATCH = 1 << 20
 """Of one process while it is fetched and merged: up to 0.4 MB a batch of a profile as text, twice."""
+_SCRATCH = "prismtop-deepdive-"
+_OF_PID = re.compile(re.escape(_SCRATCH) + r"(\d+)-\w+")
 LEAST_BYTES = 128 << 20
 MOST_BYTES = 2 << 30
 """A window of so many batches ends by its time."""
@@ -37,6 +40,18 @@ def place_for(request: CaptureRequest, directory: Path | None, engine: str, proc
     for folder in (path.parent, Path(tempfile.gettempdir())):
         _check_room(folder, need)
     return path
+
+
+def scratch() -> Path:
+    """A new directory for the files of one capture; those that a killed prismtop left behind go. Raises
+    OSError.
+    """
+    folder = Path(tempfile.gettempdir())
+    for left in folder.glob(f"{_SCRATCH}*"):
+        found = _OF_PID.fullmatch(left.name)
+        if found and left.stat().st_uid == os.getuid() and not os.path.exists(f"/proc/{found[1]}"):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=folder))
 
 
 def _own_name(directory: Path, engine: str) -> Path:

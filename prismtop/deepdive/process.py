@@ -10,6 +10,7 @@ from typing import Protocol
 from prismtop.deepdive.gate import Admitted, admit
 from prismtop.errors import PrismtopError
 from prismtop.model import CaptureRequest, Layer, LayerState
+from prismtop.safe_text import safe_text
 from prismtop.sources.deep_link import DeepFacts, DeepOptions, DeepStatus, FetchedDeep
 from prismtop.sources.probe_link import ProbeLink
 
@@ -101,6 +102,15 @@ class Captured:
             self.failed = self.status.error or "the profiler did not start"
         elif self.phase == "gone":
             self.failed = "the process or its probe is gone"
+
+    def cancel(self) -> None:
+        """Stop it, unless it has ended; what cannot be stopped from here ends with the probe's lease."""
+        if not self.posted or self.phase in ("failed", "cancelled", "gone"):
+            return
+        try:
+            self.dive.cancel()
+        except Exception as error:
+            self.failed = f"it could not be cancelled: {safe_text(str(error), 200)}"
 
     def release(self) -> None:
         """Its files are here or lost: the target may forget them."""

@@ -21,6 +21,7 @@ DEVICE_CATS = frozenset(("kernel", "gpu_memcpy", "gpu_memset", "gpu_user_annotat
 """Categories of spans that lie on a device's stream."""
 _MARKER = MARKER.encode()
 _LARGEST_ID = 1 << 32
+_FAR = 1 << 62
 
 
 class Item(NamedTuple):
@@ -137,6 +138,9 @@ class Profile:
                     continue
                 cat = cat if type(cat) is str else ""
                 at += base
+                if not (at > -_FAR and at + length < _FAR):
+                    self.skipped += 1
+                    continue
                 yield Item(phase, at, at + length, cat in DEVICE_CATS, place_of(event), cat, name, event)
         self.skipped += reader.skipped
 

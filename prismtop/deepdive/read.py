@@ -13,10 +13,9 @@ from prismtop.deepdive.activity import HOST_KINDS, Activities, Kind, PartOfTrace
 from prismtop.deepdive.clock import MARKER
 from prismtop.deepdive.profile import DEVICE_CATS, place_of
 from prismtop.deepdive.timeline import Timeline, timeline_of
-from prismtop.deepdive.tracks import DEVICE_EVENT, THREAD_EVENT
 from prismtop.trace.dialects.collect import pid_of
 from prismtop.trace.lenient import Event, arguments, ns_of
-from prismtop.trace.own import CAPTURE_EVENT, SESSION_EVENT
+from prismtop.trace.own import CAPTURE_EVENT, DEVICE_EVENT, SESSION_EVENT, THREAD_EVENT
 from prismtop.trace.reader import TraceReader
 
 _Place = tuple[object, object]

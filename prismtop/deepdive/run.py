@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from prismtop.deepdive.job import Job
 from prismtop.deepdive.layer import Collector, LayerEvent
 from prismtop.deepdive.merge import WrittenTrace
 from prismtop.deepdive.outside import Outside, combined
+from prismtop.deepdive.place import scratch
 from prismtop.deepdive.process import BEFORE_WINDOW, Captured, OpenDive
 from prismtop.model import (
     AttachState,
@@ -260,22 +260,23 @@ class CaptureRun:
         if late:
             for each in self.processes:
                 if not each.over:
+                    each.cancel()
                     each.failed = "it did not hand out its profile in time"
-                    each.dive.cancel()
         if not all(each.over for each in self.processes):
             return
         if not self._outside.stopped and self._took_ns() < COLLECTORS_NS:
             return
         if self._fetching is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="prismtop-deepdive-"))
             self._fetching = self._spawn("fetch", self._fetch)
-        if self._fetching.done:
+        if self._fetching.error:
+            self.end(CapturePhase.FAILED, self._fetching.error)
+        elif self._fetching.done:
             for each in self.processes:
                 each.release()
             self._begin_merge()
 
     def _fetch(self) -> None:
-        assert self._folder is not None
+        self._folder = scratch()
         for each in self.processes:
             if not each.failed and each.status is not None and each.status.phase == "ready":
                 try:
@@ -372,8 +373,7 @@ class CaptureRun:
     def end(self, phase: CapturePhase, error: str = "") -> None:
         """Out of the target without a trace."""
         for each in self.processes:
-            if each.posted and each.phase not in ("failed", "cancelled", "gone"):
-                each.dive.cancel()
+            each.cancel()
         self._outside.stop()
         self.capture = replace(self.capture, phase=phase, error=error)
         self._since_ns = self._now_ns

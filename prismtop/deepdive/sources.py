@@ -17,7 +17,7 @@ from prismtop.deepdive.clock import Alignment, align
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.profile import Item, Profile, flow_id
 from prismtop.deepdive.tracks import CaptureTracks
-from prismtop.trace.lenient import Event, arguments
+from prismtop.trace.lenient import FAST, Event, arguments
 from prismtop.trace.metadata import json_object
 from prismtop.trace.own import (
     CAT_ALERT,
@@ -282,20 +282,29 @@ def category(cat: str) -> str:
 def args_text(args: object) -> str:
     """The arguments as one line of JSON; empty without any."""
     if isinstance(args, Mapping):
-        return json_object(args) if args else ""
-    event = cast("Event", args)
+        text = json_object(args) if args else ""
+    else:
+        text = _raw_text(cast("Event", args))
+    # What counts lines of our own recording looks for this very text.
+    return text.replace('"cat":', '"cat" :')
+
+
+def _raw_text(event: Event) -> str:
+    """The text of the file where it is strict JSON, which spares reading it."""
     raw: Any = event.args
     if raw is None:
         return ""
-    if isinstance(raw, dict):
-        return json_object(arguments(event))
-    try:
-        text = bytes(raw).decode()
-    except (UnicodeDecodeError, TypeError):
-        return json_object(arguments(event))
+    text = ""
+    if FAST and not isinstance(raw, dict):  # what msgspec did not read was not checked
+        try:
+            text = bytes(raw).decode()
+        except (UnicodeDecodeError, TypeError):
+            text = ""
+    if not text:
+        made = arguments(event)
+        return json_object(made) if made else ""
     if not text.startswith("{"):
         return ""
     if "\n" in text or "\r" in text:  # no line feed stands inside of a JSON string
         text = " ".join(text.split())
-    # What counts lines of our own recording looks for this very text.
-    return text.replace('"cat":', '"cat" :')
+    return text

@@ -16,16 +16,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from prismtop.trace.metadata import json_object
+from prismtop.trace.own import DEVICE_EVENT, THREAD_EVENT
 from prismtop.trace.tracks import MACHINE_PID, quoted
 
 FIRST_DEVICE_PID = 5_000_000
 FIRST_TID = 5_000_000
 LEAST_TID = 100
 """Below lie the lanes of our own recording: a thread with a smaller id (of a container) gets another one."""
-DEVICE_EVENT = "prismtop_device"
-"""The `M` event that says whose device a track is: `{"of": pid, "device": n}`."""
-THREAD_EVENT = "prismtop_thread"
-"""The `M` event that says which thread a track next to it is about: `{"of": native thread id}`."""
 
 Key: TypeAlias = "tuple[object, ...]"
 

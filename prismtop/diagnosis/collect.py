@@ -22,6 +22,8 @@ LIMITED_BITS = 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 FRONTEND_ROLES = ("frontend", "router")
 TOKENIZER_ROLES = ("tokenizer_worker", "detokenizer")
 """Role names of the engine profiles."""
+ALONE = ("deep.gc_share", "deep.runqueue_share")
+"""Shares of a capture that say something without a baseline: a capture often shows the incident only."""
 SURE = 100
 PAIR_NS = 2_000_000_000
 """Readings of two counters at most so far apart describe the same moment."""
@@ -132,6 +134,9 @@ def gather(
             effects.pop(name, None)
         text = slowest_rank(batches[1]) if name == "rank.skew" else (texts or {}).get((name, ""), "")
         add(name, "", (before, after, None), text)
+        if name in ALONE and not before and after:
+            level = math.fsum(value for _, value in after) / len(after)
+            effects.setdefault(name, []).append(Effect(name, "", level, level, 0.0, 0, len(after), text=text))
     if slower is not None:
         effects.setdefault("batch.excess", []).append(_detected(slower, len(batches[1])))
     kept = {name: tuple(found) for name, found in effects.items()}

@@ -118,10 +118,12 @@ _FAULTS = ("thread_major_faults_per_s", "process_major_faults_per_s")
 _PCIE = ("gpu_pcie_receive_bytes_per_s", "gpu_pcie_transmit_bytes_per_s")
 _NVLINK = ("gpu_nvlink_receive_bytes_per_s", "gpu_nvlink_transmit_bytes_per_s")
 _WAITED_ALREADY = Sign(_RUNQ[:1], 2.0, 0.25, 0.7, absolute=True, standing=True)
+_WAITED_IN_CAPTURE = Sign(("deep.runqueue_share",), 3.0, 0.15, 0.6, absolute=True, standing=True)
+_COLLECTED_IN_CAPTURE = Sign(("deep.gc_share",), 3.5, 0.05, 0.3, absolute=True, standing=True)
 _STOPPED_ALREADY = Sign(("cgroup_throttled_ratio",), 2.2, 0.05, 0.4, absolute=True, standing=True)
 _CLOCK_DOWN = _fell(3.0, 0.03, 0.25, "host_cpu_frequency_mhz")
 _WAITS_FOR_CORE = _up(3.0, 0.02, 0.25, *_RUNQ)
-_HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch")
+_HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch", "deep.device_idle_share")
 _DEVICE_GREW = _up(0.8, 0.03, 0.3, "stage.wait")
 _DEVICE_SLOWER = ("kernel.time", "gpu_busy_ratio", "stage.wait", "stage.launch")
 _RESOURCES = (
@@ -155,7 +157,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _DEVICE_GREW,
         ),
         # An idle GPU lowers its own clock.
-        against=(Sign(("gpu_busy_ratio",), 3.5, 0.05, 0.4, direction=DOWN, absolute=True),),
+        against=(
+            Sign(("gpu_busy_ratio",), 3.5, 0.05, 0.4, direction=DOWN, absolute=True),
+            _up(1.5, 0.05, 0.4, "deep.device_idle_share"),
+        ),
     ),
     Hypothesis(
         "cpu_frequency",
@@ -165,6 +170,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         supports=(
             _grew(0.7, 0.1, 1.0, "thread_runq_delay_seconds"),
             _grew(1.5, 0.1, 1.0, "host_thermal_throttles_total"),
+            _grew(0.7, 0.1, 1.0, "deep.launch_share"),
             _HOST_GREW,
         ),
         # Load on all cores lowers the turbo clock: then the load is the cause.
@@ -180,6 +186,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _up(4.0, 0.05, 0.4, "host_pressure_cpu_some_ratio", "cgroup_pressure_cpu_some_ratio"),
             _up(4.5, 0.02, 0.2, "host_cpu_steal_ratio"),
             _WAITED_ALREADY,
+            _WAITED_IN_CAPTURE,
         ),
         supports=(
             _grew(2.0, 0.1, 0.8, "thread_runq_delay_seconds"),
@@ -326,6 +333,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             # Another thread of the process runs while batches take longer: one of them waits for the lock.
             _up(3.5, 0.1, 0.5, "process.side_cpu_ratio"),
             _up(5.0, 0.01, 0.15, "deep.gc_share"),
+            _COLLECTED_IN_CAPTURE,
         ),
         supports=(
             _grew(1.2, 0.4, 2.0, "thread_voluntary_switches_per_s", floor=20),

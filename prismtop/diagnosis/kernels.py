@@ -82,6 +82,8 @@ def steps_of(timeline: Timeline, batches: Iterable[Batch]) -> list[Step]:
     from prismtop.deepdive.activity import Kind
 
     rows = timeline.columns.of(Kind.COMPUTE, Kind.COLLECTIVE)
+    lengths, pids = (rows.end - rows.start).tolist(), rows.pid.tolist()
+    kinds, names = rows.kind.tolist(), rows.name.tolist()
     made: list[Step] = []
     for batch in batches:
         if batch.breakdown is None:
@@ -91,12 +93,12 @@ def steps_of(timeline: Timeline, batches: Iterable[Batch]) -> list[Step]:
         compute: Tally[int] = Tally()
         collective: Tally[int] = Tally()
         for n in range(int(first), int(last)):
-            length, pid = int(rows.end[n] - rows.start[n]), int(rows.pid[n])
-            if rows.kind[n] == Kind.COLLECTIVE:
+            length, pid = lengths[n], pids[n]
+            if kinds[n] == Kind.COLLECTIVE:
                 collective[pid] += length
                 continue
             compute[pid] += length
-            name = timeline.names[rows.name[n]] if rows.name[n] >= 0 else ""
+            name = timeline.names[names[n]] if names[n] >= 0 else ""
             total, count = kernels.get(name, (0, 0))
             kernels[name] = (total + length, count + 1)
         if kernels or collective:

@@ -125,6 +125,13 @@ class Usual:
         length = self._median(key, ()) if key is not None else 0.0
         return seen.duration_ns / length if length else None
 
+    def length(self, seen: Observation) -> float:
+        """What a batch with this work usually takes, ns; its own length without a baseline. What makes every
+        batch longer by the same share would not show as a share of the batch itself.
+        """
+        key = self.peers(seen)
+        return (self._median(key, ()) if key is not None else self.duration_ns) or seen.duration_ns
+
     def _share(self, stages: tuple[str, ...]) -> float:
         length = self._median(_ALL, ())
         return self._median(_ALL, stages) / length if length else 0.0
@@ -218,23 +225,22 @@ def _idle_share(seen: Observation, _: Usual) -> float | None:
 
 
 def _host_share(name: str) -> Callable[[Observation, Usual], float | None]:
-    def share(seen: Observation, _: Usual) -> float | None:
-        part = seen.whole
-        if part is None or part.wall_ns <= 0:
-            return None
-        value: int | None = getattr(part.host, name)
-        return None if value is None else value / part.wall_ns
+    def share(seen: Observation, usual: Usual) -> float | None:
+        value: int | None = getattr(seen.whole.host, name) if seen.whole is not None else None
+        length = usual.length(seen)
+        return value / length if value is not None and length else None
 
     return share
 
 
 def _device_share(name: str) -> Callable[[Observation, Usual], float | None]:
-    def share(seen: Observation, _: Usual) -> float | None:
-        part = seen.whole
-        if part is None or part.device is None or part.wall_ns <= 0:
+    def share(seen: Observation, usual: Usual) -> float | None:
+        device = seen.whole.device if seen.whole is not None else None
+        length = usual.length(seen)
+        if device is None or not length:
             return None
-        value: int = getattr(part.device, name)
-        return value / part.wall_ns / max(1, part.device.devices)
+        value: int = getattr(device, name)
+        return value / length / max(1, device.devices)
 
     return share
 

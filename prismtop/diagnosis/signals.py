@@ -108,14 +108,12 @@ SIGNALS: Mapping[str, Signal] = {
     "kernel.new_share": Signal("GPU time in kernels that were not there before", "ratio", mean=True),
     "kernel.every": Signal("time of the GPU kernels that changed least", "times"),
     "rank.compute_skew": Signal("slowest rank's compute kernels, over the median rank's", "times"),
-    "deep.gc_share": Signal("share of a batch in garbage collection", "ratio", mean=True),
-    "deep.runqueue_share": Signal(
-        "share of a batch in which the model thread waited for a core", "ratio", mean=True
-    ),
-    "deep.launch_share": Signal("share of a batch spent launching kernels", "ratio"),
-    "deep.device_idle_share": Signal("share of a batch in which the device was idle", "ratio"),
-    "deep.exposed_share": Signal("share of a batch in collectives beside no compute", "ratio"),
-    "deep.copy_share": Signal("share of a batch in copies", "ratio"),
+    "deep.gc_share": Signal("garbage collection, as a share of a batch", "ratio", mean=True),
+    "deep.runqueue_share": Signal("ready without a core, as a share of a batch", "ratio", mean=True),
+    "deep.launch_share": Signal("launching kernels, as a share of a batch", "ratio"),
+    "deep.device_idle_share": Signal("device idle, as a share of a batch", "ratio"),
+    "deep.exposed_share": Signal("collectives beside no compute, as a share of a batch", "ratio"),
+    "deep.copy_share": Signal("copies, as a share of a batch", "ratio"),
 }
 """By name."""
 

@@ -33,6 +33,7 @@ REST_S = 0.0005
 FREE_BYTES = 256 << 20  # what the temporary folder must have left
 FORKED = 4  # agent.FORKED
 BATCHES = 22  # agent.W_GUEST_COUNT
+FOLDER, PROFILE = "prismtop-deep-", "profile.json"
 OURS = "<prismtop>"  # file name of the probe's own code
 
 
@@ -191,6 +192,7 @@ class Operators:
         self.high: Any = None
         self.result: Any = None
         self.running = False
+        self.held = 0
         self.kept: Any = None
         self.gpu_off = "" if self.gpu else "not asked for"
         self.stacks_off = ""
@@ -210,7 +212,7 @@ class Operators:
         if self.gpu:
             cuda = self.torch.cuda
             kinds = self.torch._C._profiler.ProfilerActivity
-            if not cuda.is_available() or not cuda.is_initialized():
+            if not cuda.is_initialized():  # nothing else may be asked of it: that could initialize it
                 self.gpu_off = "this process uses no CUDA device"
             elif kinds.CUDA not in low._supported_activities():
                 self.gpu_off = "this PyTorch was built without CUPTI"
@@ -237,7 +239,7 @@ class Operators:
         self.running = True  # from here on `stop` has something to undo, whatever is raised
         try:
             made: Any = [kinds.ProfilerState.KINETO, False, False, stacks, False, False]
-            made.append(kinds._ExperimentalConfig())
+            made.append(self.sparing(kinds, stacks))
             try:
                 config = kinds.ProfilerConfig(*made, self.nonce)
             except TypeError:  # before 2.6 a trace has no name
@@ -250,6 +252,18 @@ class Operators:
             self.high = public.profile(activities=list(wanted), with_stack=stacks)
             self.high.start()
         self.markers()
+
+    def sparing(self, kinds: Any, stacks: Any) -> Any:
+        """Without events as Python objects, which nobody will look at, and without the numbers that tie
+        kernels to operators, where there are no kernels."""
+        wanted = {"trace_only": not stacks, "disable_external_correlation": bool(self.gpu_off)}
+        while True:
+            try:
+                return kinds._ExperimentalConfig(**wanted)
+            except TypeError:  # older releases know one of them, or none
+                if not wanted:
+                    raise
+                wanted.pop(next(iter(wanted)))
 
     def mark_enabled(self, when: Any) -> Any:
         """The flag that compiled code looks at before it names its kernels."""
@@ -293,20 +307,27 @@ class Operators:
                 self.result = self.low._disable_profiler()
 
     def drop(self) -> Any:
+        t0 = time.thread_time_ns()
         self.result = self.high = None
+        self.held += time.thread_time_ns() - t0
         if self.kept is not None:
             if os.environ.get("TEARDOWN_CUPTI") == self.kept:
                 del os.environ["TEARDOWN_CUPTI"]
             self.kept = None
 
     def save(self, path: Any) -> Any:
+        """Kineto writes in one go, without giving the GIL back: about 1 us for each event."""
+        t0 = time.thread_time_ns()
         if self.high is not None:
             self.high.export_chrome_trace(path)
         elif self.result is not None:
             self.result.save(path)
+        self.held += time.thread_time_ns() - t0
 
     def layers(self) -> Any:
         how = "torch.profiler of PyTorch %s" % getattr(self.torch, "__version__", "?")
+        if self.held:
+            how += "; writing it held the GIL for %.0f ms" % (self.held / 1e6)
         made = [("operators", "off" if self.off else "on", self.off or how)]
         off = self.off or self.gpu_off
         made.append(("gpu", "off" if off else "on", off or "CUPTI through Kineto"))
@@ -507,9 +528,9 @@ class Guest:
 
     def save_profile(self) -> Any:
         """Kineto writes beside the path that it is given, and renames: hence a folder only we can enter."""
-        folder = os.path.join(temporary(), "prismtop-deep-" + os.urandom(8).hex())
+        folder = os.path.join(temporary(), FOLDER + os.urandom(8).hex())
         os.mkdir(folder, 0o700)
-        path = os.path.join(folder, "profile.json")
+        path = os.path.join(folder, PROFILE)
         self.folder = folder
         try:
             self.tell()
@@ -569,7 +590,7 @@ class Guest:
         try:
             return os.open(temporary(), os.O_TMPFILE | flags, 0o600)
         except OSError:
-            path = os.path.join(temporary(), "prismtop-deep-" + os.urandom(8).hex())
+            path = os.path.join(temporary(), FOLDER + os.urandom(8).hex())
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags, 0o600)
             os.unlink(path)
             return fd

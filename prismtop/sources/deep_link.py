@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import marshal
 import os
-import stat
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from prismtop.errors import PermissionDeniedError, UnavailableError
+from prismtop.errors import UnavailableError
 from prismtop.probe import agent, deep
 from prismtop.safe_text import safe_text
 from prismtop.sources.deep_events import unpacked
 from prismtop.sources.deep_facts import DeepFacts, facts_of
+from prismtop.sources.deep_files import created, free, opened, owner_here, swept
 from prismtop.sources.payload import compile_for
 from prismtop.sources.probe_link import ProbeLink
 from prismtop.sources.ring import NOT_PARSED
@@ -117,6 +117,8 @@ class DeepLink:
         self._number = 0
         self._wanted = self._cancelled = False
         self._fetched = self._released = False
+        self._owner: int | None = None
+        self._folder = ""
         self._seen = -1
         self._status = DeepStatus()
 
@@ -125,17 +127,14 @@ class DeepLink:
         return facts_of(self._link.target, profiled=self._link in _started)
 
     def prepare(self) -> None:
-        """Compile the capture for the target's Python; any thread.
-
-        Raises:
-            UnavailableError: the process is gone.
+        """Compile the capture for the target's Python; any thread. Without a compiler for it the target does
+        so, and `warnings` says what that costs.
         """
         link, chosen = self._link, self._options
         text = Path(deep.__file__).read_text(encoding="utf-8")
         made = compile_for(text, link.pid, link.status.python or link.target.python)
         facts = self.facts()
-        if facts.torch and not os.path.exists(f"/proc/{link.pid}"):
-            raise UnavailableError(f"Process {link.pid} has ended.")
+        self._owner = owner_here(link.pid)
         options = {
             "batches": max(1, chosen.batches),
             "max_ns": int(chosen.max_s * 1e9),
@@ -237,7 +236,12 @@ class DeepLink:
         return self._status
 
     def _gone(self, why: str) -> DeepStatus:
+        if self._folder and not os.path.exists(f"/proc/{self.pid}") and not self._sweep():
+            why += f", and may have left {safe_text(self._folder)}"
         return _with(self._status, phase="gone", error=f"process {self.pid}: {why}", path="", events_path="")
+
+    def _sweep(self) -> bool:
+        return self._owner is not None and swept(self._folder, self._owner)
 
     def _read(self, told: Mapping[str, Any], batches: int) -> DeepStatus:
         """Checked, since the target wrote it."""
@@ -255,6 +259,7 @@ class DeepLink:
             )
             if any(name not in LAYERS or state not in ("on", "partial", "off") for name, state, _ in layers):
                 raise ValueError("layers")
+            self._folder = str(told["folder"])
             files = {str(name): (int(fd), int(size)) for name, (fd, size) in told["files"].items()}
             profile, size = files.get("profile", (-1, 0))
             events, _ = files.get("events", (-1, 0))
@@ -293,16 +298,16 @@ class DeepLink:
         try:
             if status.path:
                 profile = folder / f"deep-{self.pid}.json"
-                with _opened(status.path, self.pid, MAX_PROFILE_BYTES) as source, _created(profile) as target:
+                with opened(status.path, self.pid, MAX_PROFILE_BYTES) as source, created(profile) as target:
                     while piece := source.read(COPY_BYTES):
                         target.write(piece)
-                    _free(source)
+                    free(source)
             if status.events_path:
                 events = folder / f"deep-{self.pid}.jsonl"
-                with _opened(status.events_path, self.pid, MAX_EVENTS_BYTES) as source:
+                with opened(status.events_path, self.pid, MAX_EVENTS_BYTES) as source:
                     packed = source.read(MAX_EVENTS_BYTES)
-                    _free(source)
-                with _created(events) as target:
+                    free(source)
+                with created(events) as target:
                     for line in unpacked(packed):
                         target.write(line)
         except OSError as error:
@@ -324,33 +329,3 @@ def _at_least(version: str, wanted: tuple[int, ...]) -> bool:
         return tuple(int(number) for number in numbers[: len(wanted)]) >= wanted
     except ValueError:
         return False
-
-
-def _opened(path: str, pid: int, limit: int) -> BinaryIO:
-    """A file that the target holds open, if it is one of its own."""
-    try:
-        owner = os.stat(f"/proc/{pid}").st_uid
-        # Such a path is the kernel's own link to the open file; O_NOFOLLOW would refuse exactly that.
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except PermissionError as error:
-        raise PermissionDeniedError(f"The files of process {pid} may not be read.") from error
-    except OSError as error:
-        raise UnavailableError(f"Process {pid} has taken its capture away ({error.strerror}).") from error
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != owner or found.st_nlink or found.st_size > limit:
-        os.close(fd)
-        raise UnavailableError(f"What process {pid} names as its capture is not a file of its own that fits.")
-    return os.fdopen(fd, "r+b", buffering=0)
-
-
-def _created(path: Path) -> BinaryIO:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    return os.fdopen(fd, "wb")
-
-
-def _free(source: BinaryIO) -> None:
-    """It has no name any more: cutting it to nothing gives its space back at once."""
-    try:
-        source.truncate(0)
-    except OSError:
-        pass

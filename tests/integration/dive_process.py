@@ -14,7 +14,6 @@ from prismtop.commands.attaching import open_session
 from prismtop.commands.choose import named_group, profiles_in_use
 from prismtop.deepdive import driver
 from prismtop.model import CaptureRequest
-from prismtop.settings import Settings
 from tests.unit.doubles import make_context
 
 
@@ -30,17 +29,18 @@ def main() -> None:
     long = phase == "capturing"
     request = CaptureRequest(batches=5_000 if long else 10, max_s=60.0, path=path)
     context, _, _ = make_context()
-    context = replace(context, settings=Settings(lease_s=2.0))
     profiles = profiles_in_use()
     session = open_session(context, named_group([pid], profiles), profiles, remember=False, deepdive=True)
-    session.deepdive(request)
-    told = ""
+    told = session.deepdive(request).phase.value
+    print(told, flush=True)
     while True:
         capture = session.tick().capture
         assert capture is not None
         if capture.phase.value != told:
             told = capture.phase.value
             print(told, capture.error, flush=True)
+            if capture.phase.final:
+                return
         time.sleep(0.02)
 
 

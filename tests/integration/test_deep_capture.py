@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from prismtop.errors import UnavailableError
 from prismtop.probe import agent
@@ -38,9 +39,14 @@ from tests.integration.engines import (
     scripted,
 )
 
-LEASE_S = 1.5
+LEASE_S = 1.2
 WRAPPING = ("3.9", "3.11")
 """Python functions are seen by sys.setprofile there."""
+
+
+def slow(phase: str) -> ParameterSet:
+    """A phase that is tried with --slow."""
+    return pytest.param(phase, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("minor", ALL_MINORS)
@@ -110,13 +116,13 @@ def test_someone_elses_profiler_is_left_alone(minor: str, tmp_path: Path) -> Non
         assert "someone_elses_profiler" in engine.ask("watched")["python"]
 
 
-@pytest.mark.parametrize("phase", ["waiting", "capturing", "ready"])
+@pytest.mark.parametrize("phase", [slow("waiting"), "capturing", slow("ready")])
 def test_a_cancel_takes_everything_back(phase: str, tmp_path: Path) -> None:
-    with scripted(tmp_path, "3.11", "read") as engine:
+    with scripted(tmp_path, "3.11", "busy" if phase == "capturing" else "read") as engine:
         before = engine.state()
         with attached(engine) as session:
             settle(engine, session)
-            dive = dive_into(session, batches=3)
+            dive = dive_into(session, batches=1_000_000 if phase == "capturing" else 3)
             assert reach(engine, session, dive, phase)
             dive.cancel()
             phase_reached(session, dive, "cancelled", "ready", meanwhile=engine.request)
@@ -147,11 +153,11 @@ def reach(engine: ScriptedEngine, session: Session, dive: deep_link.DeepLink, ph
     raise AssertionError(f"{dive.poll()} is not {phase}")
 
 
-@pytest.mark.parametrize("phase", ["waiting", "capturing", "exporting", "ready"])
+@pytest.mark.parametrize("phase", [slow("waiting"), "capturing", "exporting", slow("ready")])
 @pytest.mark.parametrize("minor", FEW_MINORS)
 def test_a_killed_monitor_leaves_a_healthy_engine(minor: str, phase: str, tmp_path: Path) -> None:
     # Slow steps, for a phase that must be seen before it is over; else much to export.
-    mode, step = ("busy", 20_000) if phase in ("waiting", "capturing") else ("calls", 2000)
+    mode, step = ("calls", 2000) if phase == "exporting" else ("busy", 20_000)
     batches = 1_000_000 if phase == "capturing" else 50
     with scripted(tmp_path, minor, mode, step_us=step) as engine:
         before = engine.state()
@@ -211,6 +217,7 @@ def test_a_detach_ends_the_capture_first(minor: str, tmp_path: Path) -> None:
         assert engine.ask("watched")["python"] == "None"
 
 
+@pytest.mark.slow
 def test_a_detach_of_an_idle_engine_ends_the_capture_first(tmp_path: Path) -> None:
     with scripted(tmp_path, "3.11", "idle") as engine:
         before = engine.state()
@@ -229,31 +236,32 @@ def test_a_detach_of_an_idle_engine_ends_the_capture_first(tmp_path: Path) -> No
 RAISING = """
 class Guest:
     def __init__(self, agent, options):
-        self.ended = 0
-        if options["where"] == "init":
+        self.where = options["where"]
+        if self.where == "init":
             raise ValueError("at its arrival")
     def tick(self, now):
         raise KeyError("at a boundary")
     def end(self, why):
-        if options["where"] == "end":
+        if self.where == "end":
             raise OSError("at its end")
         return True
 """
 
 
-@pytest.mark.parametrize(
-    ("where", "said"), [("init", "ValueError: at its arrival"), ("tick", "KeyError: 'at a boundary'")]
-)
-def test_a_guest_that_raises_is_removed_and_reported(where: str, said: str, tmp_path: Path) -> None:
+def test_a_guest_that_raises_is_removed_and_reported(tmp_path: Path) -> None:
     with scripted(tmp_path) as engine:
         before = engine.state()
         with attached(engine) as session:
             batches_from(session, 3)
             ring = links_of(session)[0].ring
             assert ring is not None
-            told = loaded(session, agent.NO_MAGIC, RAISING, {"where": where})
-            assert told["phase"] == "failed"
-            assert told["error"] == said
+            for where, said in (
+                ("init", "ValueError: at its arrival"),
+                ("tick", "KeyError: 'at a boundary'"),
+                ("end", "KeyError: 'at a boundary'"),
+            ):
+                told = loaded(session, agent.NO_MAGIC, RAISING, {"where": where})
+                assert (told["phase"], told["error"]) == ("failed", said)
             assert ring.faults == 0
             assert ring.state == agent.RUNNING
             assert batches_from(session, 20)
@@ -261,18 +269,14 @@ def test_a_guest_that_raises_is_removed_and_reported(where: str, said: str, tmp_
         assert untouched(engine, before)
 
 
-@pytest.mark.parametrize(
-    ("magic", "nonce", "said"),
-    [(b"\x01\x02\r\n", "", "compiled for another Python"), (agent.NO_MAGIC, "0" * 16, "of another attach")],
-)
-def test_code_for_another_python_or_attach_is_not_run(
-    magic: bytes, nonce: str, said: str, tmp_path: Path
-) -> None:
+def test_code_for_another_python_or_attach_is_not_run(tmp_path: Path) -> None:
+    deadly = "import os; os._exit(9)"
     with scripted(tmp_path) as engine, attached(engine) as session:
         batches_from(session, 3)
-        told = loaded(session, magic, "import os; os._exit(9)", {}, nonce)
-        assert told["phase"] == "failed"
-        assert said in told["error"]
+        told = loaded(session, b"\x01\x02\r\n", deadly, {})
+        assert (told["phase"], told["error"]) == ("failed", "ValueError: compiled for another Python")
+        told = loaded(session, agent.NO_MAGIC, deadly, {}, "0" * 16)
+        assert (told["phase"], told["error"]) == ("failed", "ValueError: of another attach")
         assert engine.works()
 
 
@@ -294,6 +298,7 @@ def loaded(
     return link.ring.guest_told()
 
 
+@pytest.mark.slow
 def test_without_a_compiler_at_hand_the_target_compiles_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,20 @@ def check_profile(status: DeepStatus, profile: dict[str, Any], batches: int) -> 
     assert layer(status, "gpu") == ("off", "not asked for")
 
 
+def test_operators_can_have_their_python_stacks(
+    engine: ScriptedEngine, before: dict[str, Any], tmp_path: Path
+) -> None:
+    with attached(engine) as session:
+        dive = dive_into(session, batches=5, stacks=True)
+        status = phase_reached(session, dive, "ready")
+        names = {str(event.get("name")) for event in profile_of(dive.fetch(tmp_path))["traceEvents"]}
+    assert layer(status, "stacks")[0] == "on"
+    assert layer(status, "python") == ("off", "the profiler's own stacks take its place")
+    assert any("engine_loop.py" in name and "forward" in name for name in names)
+    assert engine.ask("watched") == OFF
+    assert untouched(engine, before, but=KINETO)
+
+
 def test_a_profiler_that_runs_already_is_left_alone(
     engine: ScriptedEngine, before: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -115,7 +129,7 @@ def test_a_profiler_that_runs_already_is_left_alone(
     assert untouched(engine, before, but=KINETO)
 
 
-@pytest.mark.parametrize("phase", ["capturing", "exporting"])
+@pytest.mark.parametrize("phase", ["capturing", pytest.param("exporting", marks=pytest.mark.slow)])
 def test_a_killed_monitor_leaves_no_profiler_running(
     phase: str, engine: ScriptedEngine, before: dict[str, Any]
 ) -> None:

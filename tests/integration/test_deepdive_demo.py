@@ -43,7 +43,7 @@ def engine() -> Iterator[Engine]:
     """Steps of about a millisecond, so that windows are short."""
     small = ["--layers", "2", "--hidden", "64", "--intermediate", "128"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "prismtop.demo.server", "--port", "0", *small],
+        [sys.executable, "-m", "prismtop.demo.server", "--port", "0", "--die-with-parent", *small],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert server.stdout is not None
@@ -148,11 +148,13 @@ def test_ctrl_c_cancels_without_a_file(engine: Engine, tmp_path: Path) -> None:
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
+    said = []
     for line in process.stderr:
+        said.append(line)
         if "gpu" in line:
             break
     process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
+    said.append(process.stderr.read())
     assert process.wait(60) == 130, said
     assert list(tmp_path.iterdir()) == []
     assert engine.answers()

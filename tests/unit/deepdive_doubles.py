@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,6 +78,8 @@ class FakeDive:
         self.calls.append("cancel")
 
     def poll(self) -> DeepStatus:
+        if self.world.poll_fails:
+            raise RuntimeError("the ring is not there")
         if "cancel" in self.calls and self.world.obeys:
             return DeepStatus("cancelled")
         statuses = self.world.statuses.get(self.link.pid, self.world.script)
@@ -134,9 +137,10 @@ class World:
         self.script = script(START)
         self.statuses: dict[int, list[DeepStatus]] = {}
         self.obeys = True
-        self.prepare_fails = self.fetch_fails = False
+        self.prepare_fails = self.fetch_fails = self.poll_fails = False
         self.collector_fails: tuple[str, ...] = ()
         self.write_fails = False
+        self.hold: threading.Event | None = None
         self.dives: list[FakeDive] = []
         self.collectors: list[FakeCollector] = []
         self.folders: list[Path] = []
@@ -176,6 +180,8 @@ class World:
         layers: Iterable[LayerEvent],
         capture: Capture,
     ) -> WrittenTrace:
+        if self.hold is not None:
+            self.hold.wait(60)
         if self.write_fails:
             raise OSError(28, "No space left on device")
         events = list(layers)

@@ -15,6 +15,7 @@ from prismtop.errors import UnavailableError
 from prismtop.probe import agent
 from prismtop.sources.deep_events import unpacked
 from prismtop.sources.deep_facts import facts_of
+from prismtop.sources.deep_files import swept
 from prismtop.sources.deep_link import DeepLink, DeepOptions
 from prismtop.sources.ring import ProbeStatus, Ring
 from tests.factories import make_target
@@ -282,6 +283,37 @@ def test_a_file_that_has_a_name_is_not_the_captures(told: Told, tmp_path: Path) 
             told.dive.fetch(tmp_path)
     assert other.read_text() == "secret"
     assert not (tmp_path / f"deep-{os.getpid()}.json").exists()
+
+
+def left_behind(tmp_path: Path, name: str = "prismtop-deep-0a", *files: str) -> Path:
+    """What a process leaves that dies while it exports."""
+    folder = tmp_path / name
+    folder.mkdir(mode=0o700)
+    for file in files or ("profile.json.tmp",):
+        (folder / file).write_text("{")
+    return folder
+
+
+def test_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:
+    folder = left_behind(tmp_path)
+    assert swept(str(folder), os.getuid())
+    assert not folder.exists()
+    assert swept(str(folder), os.getuid())
+
+
+@pytest.mark.parametrize(("name", "file"), [("other", "profile.json"), ("prismtop-deep-0a", "thesis.tex")])
+def test_nothing_else_is_removed(name: str, file: str, tmp_path: Path) -> None:
+    folder = left_behind(tmp_path, name, file)
+    assert not swept(str(folder), os.getuid())
+    assert (folder / file).exists()
+
+
+def test_nothing_is_removed_through_a_link_or_of_somebody_else(tmp_path: Path) -> None:
+    folder = left_behind(tmp_path)
+    (tmp_path / "prismtop-deep-link").symlink_to(folder)
+    assert not swept(str(tmp_path / "prismtop-deep-link"), os.getuid())
+    assert not swept(str(folder), os.getuid() + 1)
+    assert list(folder.iterdir())
 
 
 def test_a_descriptor_that_is_gone_is_said_to_be(told: Told, tmp_path: Path) -> None:

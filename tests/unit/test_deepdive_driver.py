@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from prismtop.deepdive import run
+from prismtop.deepdive.place import scratch
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.model import AttachState, Capture, CapturePhase, CaptureRequest, LayerState
 from prismtop.sources.deep_link import DeepFacts, DeepStatus
@@ -280,6 +284,24 @@ def test_files_that_cannot_be_fetched_leave_the_other_layers(world: World) -> No
     assert "the file is gone" in reason(capture, "operators")
 
 
+def test_a_defect_ends_the_capture_and_not_the_watching(world: World) -> None:
+    world.poll_fails = True
+    world.start()
+    capture = world.until_final()
+    assert (capture.phase, "the ring is not there" in capture.error) == (CapturePhase.FAILED, True)
+    assert world.tick() == capture
+
+
+def test_no_room_for_its_files_fails_with_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "scratch", full)
+    world.start()
+    capture = world.until_final()
+    assert (capture.phase, "No space left" in capture.error) == (CapturePhase.FAILED, True)
+
+
 @pytest.mark.parametrize("step", ["start", "stop", "after", "events"])
 def test_a_collector_that_fails_is_a_layer_less(world: World, step: str) -> None:
     world.collector_fails = (step,)
@@ -424,12 +446,15 @@ def test_an_idle_engine_is_not_waited_for_when_the_session_closes(world: World) 
 
 def test_a_write_that_is_under_way_is_finished_when_the_session_closes(world: World) -> None:
     world.deepdive._tools = replace(world.deepdive._tools, threads=True)
+    world.hold = threading.Event()
     world.start()
-    for _ in range(2000):
+    phase = CapturePhase.PREPARING
+    while phase is not CapturePhase.MERGING:
         capture = world.tick(1)
         assert capture is not None
-        if capture.phase is CapturePhase.MERGING:
-            break
+        phase = capture.phase
+        time.sleep(0.001)
+    threading.Timer(0.1, world.hold.set).start()
     said = world.deepdive.close()
     assert said == (f"captured to {world.written[0]['target']}",)
 
@@ -440,3 +465,15 @@ def test_links_that_left_are_not_captured(tmp_path: Path) -> None:
     world.tick()
     with pytest.raises(UnavailableError):
         world.start()
+
+
+def test_what_a_killed_prismtop_left_behind_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead, alive = tmp_path / "prismtop-deepdive-4194305-x", tmp_path / f"prismtop-deepdive-{os.getpid()}-x"
+    for folder in (dead, alive, tmp_path / "prismtop-deepdive-mine"):
+        folder.mkdir()
+    made = scratch()
+    assert {each.name for each in tmp_path.iterdir()} == {alive.name, made.name, "prismtop-deepdive-mine"}
+    assert made.stat().st_mode & 0o777 == 0o700

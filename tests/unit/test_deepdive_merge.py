@@ -19,6 +19,7 @@ from prismtop.deepdive.merge import WrittenTrace, write_trace
 from prismtop.errors import PrismtopError
 from prismtop.trace.check import check
 from prismtop.trace.load import load
+from prismtop.trace.merge import merge as merge_traces
 from tests.factories import MS
 from tests.unit.deep_profiles import (
     MONO,
@@ -278,6 +279,20 @@ def test_the_capture_stands_in_the_file_with_the_events_of_each_layer(tmp_path: 
     assert captured["clock_error_ns"] == 3_500
 
 
+def test_captures_of_several_hosts_can_be_merged_again(tmp_path: Path) -> None:
+    fetched = profile(tmp_path)
+    for name in ("a.json", "b.json"):
+        merge(tmp_path, fetched, name=name)
+    merge_traces([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "both.json")
+    events = events_of(tmp_path / "both.json")
+    owners = {e["pid"]: e["args"]["of"] for e in events if e["name"] == "prismtop_device"}
+    processes = {e["pid"] for e in events if e.get("cat") == "cpu_op"}
+    assert len(owners) == 2
+    assert set(owners.values()) == processes
+    assert {e["args"]["breakdown"]["pid"] for e in events if e.get("cat") == "batch"} == processes
+    assert check(tmp_path / "both.json").findings == []
+
+
 def test_only_its_owner_can_read_it_and_nothing_else_is_left(tmp_path: Path) -> None:
     fetched = profile(tmp_path)
     (tmp_path / "out").mkdir()
@@ -349,7 +364,13 @@ def test_a_profile_cannot_pretend_to_be_our_own_recording_nor_control_a_terminal
     assert check(tmp_path / "deep.json").findings == []
 
 
-def test_bare_infinity_in_arguments_becomes_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fast", [True, False], ids=["with msgspec", "without"])
+def test_bare_infinity_in_arguments_becomes_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    if not fast:
+        monkeypatch.setattr("prismtop.trace.lenient._fast", None)
+        monkeypatch.setattr("prismtop.deepdive.sources.FAST", False)
     fetched = profile(tmp_path)
     assert fetched.profile is not None
     text = fetched.profile.read_text().replace('"cbid": 211', '"cbid": Infinity', 1)

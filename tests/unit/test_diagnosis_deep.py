@@ -13,11 +13,14 @@ import pytest
 from prismtop.commands.diagnose import evidence_of_traces
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.merge import write_trace
+from prismtop.diagnosis.collect import gather
+from prismtop.diagnosis.observations import observe
 from prismtop.diagnosis.ranking import NAMED, rank
 from prismtop.model import Batch, Cause, Layer, LayerState
 from prismtop.trace.load import load
 from tests.factories import MS
 from tests.unit.deep_profiles import (
+    MONO,
     PID,
     TID,
     US,
@@ -92,7 +95,7 @@ def causes(tmp_path: Path, normal: dict[str, Any], abnormal: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("normal", "abnormal", "cause", "said"),
     [
-        ({}, {"collect_ns": 1200 * US}, "gc_or_gil", "share of a batch in garbage collection 0 % -> 15 %"),
+        ({}, {"collect_ns": 1200 * US}, "gc_or_gil", "garbage collection, as a share of a batch 0 % -> 15 %"),
         ({}, {"wait_ns": 900 * US}, "cpu_contention", "the core had stress-ng"),
         ({}, {"gemm": 1.5}, "gpu_clock_limited", "time of the GPU kernels that changed least"),
         (
@@ -123,3 +126,26 @@ def test_between_two_equal_captures_no_cause_is_named(tmp_path: Path) -> None:
 def test_the_late_rank_is_named_by_its_process(tmp_path: Path) -> None:
     first, *_ = causes(tmp_path, {"ranks": (1.0, 1.0)}, {"ranks": (1.0, 1.4)})
     assert any(f"[pid {OTHER}]" in line for line in first.evidence), first.evidence
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "said"),
+    [
+        (
+            {"wait_ns": 5 * MS},
+            "cpu_contention",
+            "ready without a core, as a share of a batch 62.5 %",
+        ),
+        ({"collect_ns": 3 * MS}, "gc_or_gil", "garbage collection, as a share of a batch 37.5 %"),
+    ],
+    ids=["no core", "garbage collection"],
+)
+def test_a_capture_of_the_incident_alone_names_what_its_shares_say(
+    tmp_path: Path, fault: dict[str, Any], cause: str, said: str
+) -> None:
+    seen = [observe(batch) for batch in load([capture(tmp_path / "incident", **fault)]).batches()]
+    first, *_ = rank(gather({}, ([], seen), slower=0.5, onset_ns=MONO))
+    assert first.id == cause
+    assert f"{said}, with nothing before it to compare" in first.evidence
+    # Of two captures it explains no difference.
+    assert rank(gather({}, ([], seen), slower=None, onset_ns=None))[0].id == "unknown"
