@@ -25,7 +25,7 @@ GRAVE_SHARE = 0.1
 again and again, each of them large, cost less.
 """
 CRITICAL_STALL_NS = 10**9
-FADED = 0.2
+FADED = 1 / 3
 """Share of what is typical for a grave episode below which a batch does not keep it open."""
 ANOTHER = 5.0
 """Times what is typical for an episode beyond which (and grave) what comes is another, worse one."""
