@@ -147,12 +147,19 @@ class JsonSink:
         self._captured = _Captured()
 
     def write(self, frame: Frame) -> None:
-        """Print the session line first, then what is new: all of it in one write, also where Python's output
-        is unbuffered (containers).
+        """Print the session line first, then what is new, with few writes: Python's output may be unbuffered
+        (containers), and such a write is cut by a signal unless a pipe takes it as a whole.
         """
-        lines = self._lines(frame)
-        if lines:
-            self._context.write("\n".join(lines))
+        chunk: list[str] = []
+        room = select.PIPE_BUF
+        for line in self._lines(frame):
+            room -= len(line) + 1
+            if chunk and room < 0:
+                self._context.write("\n".join(chunk))
+                chunk, room = [], select.PIPE_BUF - len(line) - 1
+            chunk.append(line)
+        if chunk:
+            self._context.write("\n".join(chunk))
 
     def _lines(self, frame: Frame) -> list[str]:
         lines: list[str] = []
