@@ -147,7 +147,10 @@ def _conclude(context: Context, capture: Capture, frame: Frame) -> int:
     for layer, state, reason in report.layer_lines(capture.layers):
         context.report.say(f"  {layer:<10} {state:<14} {reason}")
     _causes(context, frame)
-    context.report.say(f"look at it: `prismtop replay {safe_text(capture.path, 4096)}`, or in Perfetto")
+    path = safe_text(capture.path, 4096)
+    context.report.say(
+        f"look at it: `prismtop replay {path}`, or in Perfetto; `prismtop analyze {path}` counts"
+    )
     return EXIT_OK
 
 
