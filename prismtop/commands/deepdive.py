@@ -38,6 +38,11 @@ def run(context: Context, pids: Sequence[int], request: CaptureRequest, *, agree
             "read-only: nothing may change the engine beyond the Sentinel probe.",
             fix="Leave --readonly (or the setting) away.",
         )
+    if context.settings.external_only:
+        raise UsageError(
+            "a capture starts inside the engine, and nothing may be put into it.",
+            fix="Leave --external-only (or the setting) away.",
+        )
     if request.path:
         from prismtop.trace.segments import check_free
 
