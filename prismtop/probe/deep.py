@@ -431,6 +431,7 @@ class Guest:
                 self.operators.start()
             except Exception as error:
                 self.shut()
+                self.operators.drop()
                 self.fail("operators", error)
                 self.failed["gpu"] = self.operators.gpu_off or self.failed["operators"]
         self.inside = True
