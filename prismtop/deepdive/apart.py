@@ -48,7 +48,6 @@ def write_apart(
         input=given,
         capture_output=True,
         check=False,
-        start_new_session=True,  # ctrl-c is for us: we end it, or let it finish
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     if done.returncode != 0:
@@ -68,6 +67,7 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
     if os.getppid() != int(sys.argv[1]):  # it ended before it could be asked to take this one along
         return
+    os.setpgrp()  # ctrl-c is for the one who asked, who ends this one or lets it finish
     os.nice(NICE)
     target, frames, fetched, layers, capture = pickle.load(sys.stdin.buffer)
     try:
