@@ -18,7 +18,7 @@ SETTLE_NS = 3 * 10**9
 """After an injection in which batches do not count as undisturbed."""
 TAIL_S = 5.0
 """Watched after the last injection: late alerts, and causes that wait for counters."""
-_PATIENCE_S = 8.0
+_PATIENCE_S = 3.0
 """An injection waits this much longer for an alert that is still open: closing late is a fault of the
 detector, which a campaign that waits for it for ever would hide."""
 SECOND = 10**9

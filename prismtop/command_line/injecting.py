@@ -37,7 +37,7 @@ def _add_anomaly(commands: Commands) -> None:
     campaign.add_argument("--episodes", type=positive, default=12, metavar="N", help="faults, controls (12)")
     campaign.add_argument("--seed", type=int, default=0, metavar="N", help="of order, load and faults")
     campaign.add_argument("--duration", type=seconds, default=5.0, metavar="S", help="of a fault (5)")
-    campaign.add_argument("--gap", type=seconds, default=10.0, metavar="S", help="between two (mean; 10)")
+    campaign.add_argument("--gap", type=seconds, default=9.0, metavar="S", help="between two (mean; 9)")
     campaign.add_argument("--warmup", type=seconds, default=60.0, metavar="S", help="at most, to learn (60)")
     campaign.add_argument("--only", action="append", metavar="ID", help="this scenario; may be repeated")
     campaign.add_argument(

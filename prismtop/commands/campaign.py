@@ -41,7 +41,7 @@ class CampaignOptions:
     episodes: int = 12
     seed: int = 0
     duration_s: float = 5.0
-    gap_s: float = 10.0
+    gap_s: float = 9.0
     warmup_s: float = 60.0
     only: tuple[str, ...] = ()
     output: str | None = None

@@ -107,9 +107,9 @@ def test_it_injects_after_the_gap_what_the_step_says() -> None:
 def test_it_waits_for_an_alert_that_is_open() -> None:
     campaign, injector = make_campaign(make_step())
     campaign.take(frame_at(100, changed_alerts=(make_alert(100),)))
-    go(campaign, 100.5, 120)
+    go(campaign, 100.5, 117)  # learnt at 110.5; the gap is 5 s
     assert injector.orders == []
-    campaign.take(frame_at(120, changed_alerts=(make_alert(100, 119),)))
+    campaign.take(frame_at(117, changed_alerts=(make_alert(100, 116),)))
     assert len(injector.orders) == 1
 
 
