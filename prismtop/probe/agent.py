@@ -17,15 +17,14 @@ Layout of the memfd (native byte order, 64-bit words), version 1:
 A reader accepts a slot only when both sequence words are the number that it expects and a second copy is the
 same.
 
-A hooked call only appends a tuple to a deque; the batch boundary packs them into the ring. Right after a
-forward pass the caches are cold: what a call costs is the number of different pieces of code that it runs,
-each of them fetched from memory, not their number of instructions. So nothing is done in a hook that the
-boundary can do, and hooks without values share one code object.
+A hooked call packs its record at once. Right after a forward pass the caches are cold: what a call costs is
+the number of different pieces of code and memory that it touches, each of them fetched from far away, not
+its number of instructions. So it makes no object that outlives it, and hooks without values share one code
+object.
 """
 
 from __future__ import annotations
 
-import collections
 import itertools
 import marshal
 import mmap
@@ -45,6 +44,7 @@ MAGIC = int.from_bytes(b"PRSMTOP1", "little")
 VERSION = 1
 RECORD = struct.Struct("<QQQII11qQ")
 VALUES = 11
+PACKERS: dict[int, Any] = {}
 HEADER_BYTES = 65536
 STATUS_AT = 4096
 STATUS_BYTES = HEADER_BYTES - STATUS_AT
@@ -56,7 +56,7 @@ W_HEARTBEAT, W_COMMAND, W_OP, W_ARG, W_ACK, W_STATUS_SEQ, W_STATUS_LEN, W_FAULTS
 W_MONITOR, W_LEASE, W_CUT, W_NAMESPACE = range(16, 20)
 W_GUEST_SEQ, W_GUEST_LEN, W_GUEST_COUNT = range(20, 23)
 W_COSTS = 128  # one word per hook number: median cost in ns of what it does beside the hooked call
-FLUSH = 64  # the word after them: of packing one batch's records
+BOUNDARY = 64  # the word after them: of looking at the mailbox at a batch boundary
 
 RUNNING, DETACHED, LEASE_EXPIRED, FORKED = 1, 2, 3, 4
 OP_DETACH, OP_HOOKS, OP_LOAD, OP_CANCEL = 1, 2, 3, 4
@@ -69,9 +69,8 @@ MODULE = "_prismtop_probe"
 FORK_MODULE = "_prismtop_fork"
 COPIED = ("__name__", "__qualname__", "__doc__", "__module__", "__defaults__", "__kwdefaults__", "__dict__")
 SAMPLE = 61  # one in so many batches is measured, every hook of it: a prime, so that nothing falls into step
+SAMPLE_EARLY = 7  # the same for the first figures
 SAMPLES = 15
-BACKLOG = 256  # records that wait for a batch boundary: from here on hooks pack them
-MOST_WAITING = 8192  # more than that is never kept; only hooks of priority 1 look at the backlog
 SETUP_NS = 250_000  # hooks that are not in after this long are put in at the next batch boundaries
 MIN_TURN_NS = 100_000  # a turn of an unknown loop that used less CPU ran no batch: it polls
 HOT_TURN_NS, HOT_TURNS = 5_000, 4096  # a loop that turns so fast, so often, only computes: it is switched off
@@ -92,6 +91,7 @@ LATER = (
     "Agent.capped",
     "Agent.raised",
     "Agent.write",
+    "Agent.put",
     "Agent.repair",
     "Agent.event",
     "Agent.spent",
@@ -249,42 +249,35 @@ def packer(values: Any) -> Any:
     """Writes a record of so many values into the ring; the others are bytes made beforehand.
 
     Native codes: for `l` and `L` CPython converts by the digit, for `q` and `Q` through an array of bytes.
+    All hooks with as many values share one: it need not be fetched from memory for each of them.
     """
-    rest = "%ds" % (8 * (VALUES - values)) if values < VALUES else ""
-    return struct.Struct("@LLLII%dl%sL" % (values, rest)).pack_into
+    if values not in PACKERS:
+        rest = "%ds" % (8 * (VALUES - values)) if values < VALUES else ""
+        PACKERS[values] = struct.Struct("@LLLII%dl%sL" % (values, rest)).pack_into
+    return PACKERS[values]
 
 
-def flusher(ag: Any, mask: Any) -> Any:
-    """The function that packs what waits into the ring. A closure: attributes of the agent are far apart."""
-    mm, waiting, odd, forms, spent = ag.mm, ag.waiting, ag.odd, ag.forms, ag.spent
-    take, count, clock, full = waiting.popleft, itertools.count(1).__next__, time.monotonic_ns, packer(VALUES)
-    left = SAMPLE
+def looker(ag: Any) -> Any:
+    """What a batch boundary does beyond its record: mailbox and lease, and whether the next batch is
+    measured. A closure: attributes of the agent are far apart."""
+    q, odd, spent, clock, lease = ag.q, ag.odd, ag.spent, time.monotonic_ns, ag.lease
+    left, early = SAMPLE_EARLY, 2 * SAMPLES
 
-    def flush() -> Any:
-        """Several threads may do so at once: taking a record is one step, and so is counting it."""
-        nonlocal left
+    def look(now: Any) -> Any:
+        nonlocal left, early
         t = clock() if odd else 0
-        try:
-            for _ in range(len(waiting)):
-                r = take()
-                s = count()
-                pack = forms.get(r[2], full)
-                try:
-                    pack(mm, HEADER_BYTES + ((s - 1) & mask) * 128, s, *r, s)
-                except struct.error:
-                    full(mm, HEADER_BYTES + ((s - 1) & mask) * 128, s, *ag.repair(r), s)
-        except IndexError:
-            pass  # another thread took the rest
+        if q[W_COMMAND] != ag.done or now - q[W_HEARTBEAT] > lease:
+            ag.service(now)
         left -= 1
-        if t:
-            spent(FLUSH, clock() - t)
-            left = SAMPLE
-            if ag.state == RUNNING:
-                odd.clear()
-        elif left <= 0:
+        if t and ag.state == RUNNING:
+            odd.clear()
+            early -= 1
+            left = SAMPLE_EARLY if early > 0 else SAMPLE
+            spent(BOUNDARY, clock() - t)
+        elif left <= 0 and not odd:
             odd.append(1)
 
-    return flush
+    return look
 
 
 class Loop:
@@ -357,7 +350,6 @@ class Loop:
             ag.write(before, now, self.fid, values + (MISSING,) * 5)
             if ag.odd:
                 ag.spent(self.fid, time.monotonic_ns() - now)
-            ag.flush()
         ag.look(now)
         if self.turned < HOT_TURNS:
             return True
@@ -377,7 +369,7 @@ class Hook:
         self.code: Any = None
         self.old: Any = None
         self.new: Any = None
-        self.waiting = agent.waiting
+        self.ring = agent.mm, agent.count, agent.mask
 
     def install(self, mechanisms: Any) -> Any:
         place = self.spec.get("place")
@@ -427,15 +419,13 @@ class Hook:
         spec = self.spec
         fid, count = spec["fid"], spec["values"]
         at = [self.positions[n] for n in spec["names"]]
-        ag.forms[fid] = ag.forms[fid | FLAG_CAPPED << 16] = packer(count)
         missing = MISSING.to_bytes(8, sys.byteorder, signed=True) * (VALUES - count)
-        put = self.waiting.append
         build = ag.builders[fid][0]
         if spec["kind"] in KIND_SUSPENDS:
             whole("Drive")
         if isinstance(build, str):
             build = types.FunctionType(piece(build), globals())
-        return build(f, at, fid, ag, put, missing, self.waiting, ag.odd, time.monotonic_ns, get_ident)
+        return build(f, at, fid, ag, packer(count), *self.ring, missing, ag.odd, time.monotonic_ns, get_ident)
 
     def by_monitoring(self, found: Any, f: Any, code: Any) -> Any:
         ag = self.agent
@@ -549,11 +539,11 @@ class Agent:
         os.ftruncate(self.fd, size)
         self.mm = mmap.mmap(self.fd, size)
         self.q = memoryview(self.mm).cast("Q")
-        self.waiting: collections.deque[Any] = collections.deque(maxlen=MOST_WAITING)
+        self.count = itertools.count(1).__next__
+        self.mask = (capacity - 1) * RECORD.size
         self.odd: list[int] = []  # not empty: hooks must look twice (this batch is measured, or all is over)
         self.cuts: list[int] = []  # not empty: the values just read were cut at CAP items
-        self.forms: dict[int, Any] = {}
-        self.flush = flusher(self, capacity - 1)
+        self.look = looker(self)
         head = (MAGIC, VERSION, RECORD.size, capacity, os.getpid(), t0, time.time_ns(), 0, t0)
         for i in range(1, len(head)):
             self.q[i] = head[i]
@@ -654,7 +644,7 @@ class Agent:
         spec = {"fid": DUMMY, "names": [], "kind": "function", "values": 0}
         hook = Hook(self, spec)
         hook.positions = {}
-        hook.waiting = collections.deque(maxlen=1)
+        hook.ring = bytearray(HEADER_BYTES + 64 * RECORD.size), itertools.count(1).__next__, 63 * RECORD.size
 
         def nothing() -> Any:
             return None
@@ -722,25 +712,29 @@ class Agent:
 
     def raised(self, fid: Any, t0: Any, t1: Any) -> Any:
         try:
-            self.write(t0, t1, fid | FLAG_RAISED << 16, (MISSING,) * 11)
-            self.flush()
+            self.write(t0, t1, fid | FLAG_RAISED << 16, (MISSING,) * VALUES)
         except Exception as error:
             self.fault(error)
 
     def write(self, t0: Any, t1: Any, word: Any, values: Any) -> Any:
-        self.waiting.append((t0, t1, word, get_ident() & 0xFFFFFFFF, *values))
+        self.put(self.count(), (t0, t1, word, get_ident() & 0xFFFFFFFF, *values))
 
-    def repair(self, record: Any) -> Any:
-        """A record that could not be packed, with the values replaced that are no 64-bit integers."""
+    def put(self, n: Any, record: Any) -> Any:
+        """Write record number `n` with all of its values."""
+        packer(VALUES)(self.mm, (n * RECORD.size - RECORD.size & self.mask) + HEADER_BYTES, n, *record, n)
+
+    def repair(self, n: Any, record: Any) -> Any:
+        """Write a record that could not be packed, with the values replaced that are no 64-bit integers: its
+        number was taken, and the reader waits for it."""
         made = list(record[:4])
-        for n in range(VALUES):
-            value = record[4 + n] if 4 + n < len(record) else MISSING
+        for at in range(4, 4 + VALUES):
+            value = record[at] if at < len(record) else MISSING
             try:
                 whole = MISSING if value is None or isinstance(value, bytes) else int(value)
                 made.append(whole if MISSING <= whole < -MISSING else MISSING)
             except Exception as error:
-                made.append(self.missing(record[2] & 0xFFFF, "number %d" % n, error))
-        return made
+                made.append(self.missing(record[2] & 0xFFFF, "number %d" % (at - 4), error))
+        self.put(n, made)
 
     def event(self, fid: Any, kind: Any, now: Any, items: Any) -> Any:
         """Request events: up to 64 per call, three in one record."""
@@ -765,7 +759,7 @@ class Agent:
         samples.append(ns)
         if len(samples) >= SAMPLES:
             samples.sort()
-            if fid <= FLUSH:
+            if fid <= BOUNDARY:
                 self.q[W_COSTS + fid] = samples[SAMPLES // 2]
             else:
                 self.base_exit = samples[SAMPLES // 2]
@@ -780,11 +774,6 @@ class Agent:
         self.missing(DUMMY, "fault", error)
         if self.faults > 100:
             self.detach(DETACHED)
-
-    def look(self, now: Any) -> Any:
-        q = self.q
-        if q[W_COMMAND] != self.done or now - q[W_HEARTBEAT] > self.lease:
-            self.service(now)
 
     def service(self, now: Any) -> Any:
         """Mailbox and lease, on the thread that just ended a batch."""
@@ -887,8 +876,6 @@ class Agent:
         """Restore everything. Idempotent; also runs in a forked child."""
         if self.state != RUNNING or not self.end_guest(state):
             return
-        if state == DETACHED:
-            self.flush()
         self.state = state
         self.odd.append(1)
         for hook in reversed(list(self.hooks.values())):
@@ -914,7 +901,6 @@ class Agent:
         os.close(self.fd)
         self.hooks, self.todo, self.builders = {}, [], {}
         self.table.clear()
-        self.waiting.clear()
 
 
 def start(config: Any, builders: Any) -> Any:

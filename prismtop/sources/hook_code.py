@@ -22,6 +22,7 @@ from prismtop.targets.profile import Event, Hook
 EVENT_KINDS = {"arrival": 1, "first_token": 2, "finish": 3, "token": 4}
 ASYNC = ("async_method", "async_function")
 SLOTS = 10
+SIZE_BITS = agent.RECORD.size.bit_length() - 1
 FRACTION = 1_000_000
 """kv_usage travels as millionths."""
 
@@ -233,17 +234,19 @@ def _record(plan: HookPlan) -> str:
     elif count <= SLOTS:
         slots.append("_pt_missing")
     word = "_pt_word" if plan.per_request else "_pt_fid"
-    put = f"_pt_put((_pt_t0, _pt_t1, {word}, _pt_ident() & 0xFFFFFFFF, {', '.join(slots)}))\n"
+    record = f"_pt_t0, _pt_t1, {word}, _pt_ident() & 0xFFFFFFFF, {', '.join(slots)}"
+    place = f"((_pt_n << {SIZE_BITS}) - {agent.RECORD.size} & _pt_mask) + {agent.HEADER_BYTES}"
+    pack = f"_pt_pack(_pt_mm, {place}, _pt_n, {record}, _pt_n)\n"
+    if known:
+        pack = f"try:\n    {pack}except Exception:\n    _pt_ag.repair(_pt_n, ({record}))\n"
     before = " + _pt_before" if _names(hook) or hook.entry else ""
-    put += f"if _pt_odd:\n    _pt_ag.spent(_pt_fid, _pt_clk() - _pt_t1{before})\n"
-    if known and hook.priority <= 1 and not plan.boundary:
-        put += f"if len(_pt_waiting) > {agent.BACKLOG}:\n    _pt_ag.flush()\n"
+    put = f"_pt_n = _pt_count()\n{pack}if _pt_odd:\n    _pt_ag.spent(_pt_fid, _pt_clk() - _pt_t1{before})\n"
     if "active" in plan.slots:
         put = f"if _pt_v{plan.slots.index('active')} != 0:\n" + indent(put, "    ")
     text = _values(plan, "exit") + put
     if plan.per_request and not any(name in plan.per_request for name in hook.entry):
         text = "_pt_word = _pt_fid\n" + text
-    return text + ("_pt_ag.flush()\n_pt_ag.look(_pt_t1)\n" if plan.boundary else "")
+    return text + ("_pt_look(_pt_t1)\n" if plan.boundary else "")
 
 
 def _guarded(text: str) -> str:
@@ -262,8 +265,10 @@ def _builder(plan: HookPlan, monitoring: bool) -> str:
     callbacks = "    if _pt_f is None:\n" + indent(_callbacks(plan, names, suspends), "        ")
     return (
         f"def {_builder_name(plan)}"
-        "(_pt_f, _pt_at, _pt_fid, _pt_ag, _pt_put, _pt_missing, _pt_waiting, _pt_odd, _pt_clk, _pt_ident):\n"
+        "(_pt_f, _pt_at, _pt_fid, _pt_ag, _pt_pack, _pt_mm, _pt_count, _pt_mask, _pt_missing, "
+        "_pt_odd, _pt_clk, _pt_ident):\n"
         "    _pt_m = MISSING\n"
+        "    _pt_look = _pt_ag.look\n"
         "    _pt_cuts = _pt_ag.cuts\n"
         "    _cap = _pt_ag.capped\n"
         "    _pt_empty = ()\n" + (callbacks if monitoring else "") + indent(body, "    ")

@@ -55,7 +55,9 @@ class CostMeter:
         if busy_ns <= 0 or events < MIN_CALLS:
             return False
         boundaries = sum(n for fid, n in counts.items() if fid in self._plans and self._plans[fid].boundary)
-        spent = sum(n * ring.call_ns(fid, status) for fid, n in counts.items()) + ring.flush_ns * boundaries
+        spent = (
+            sum(n * ring.call_ns(fid, status) for fid, n in counts.items()) + ring.boundary_ns * boundaries
+        )
         self.per_event_ns = spent / events
         self.share = spent / min(busy_ns, elapsed)
         self._over = self._over + 1 if self.share > self._budget else 0

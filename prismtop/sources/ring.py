@@ -256,13 +256,13 @@ class Ring:
         """Cost of one call of hook `fid`: the dummy's cost at attach plus what its real calls take more than
         it.
         """
-        live = int(self._words[agent.W_COSTS + fid]) if 0 <= fid < agent.FLUSH else 0
+        live = int(self._words[agent.W_COSTS + fid]) if 0 <= fid < agent.BOUNDARY else 0
         return status.base_ns + max(0, live - status.base_exit_ns)
 
     @property
-    def flush_ns(self) -> int:
-        """Cost of packing one batch's records into the ring, median."""
-        return int(self._words[agent.W_COSTS + agent.FLUSH])
+    def boundary_ns(self) -> int:
+        """Cost of what a batch boundary does beyond its record, median."""
+        return int(self._words[agent.W_COSTS + agent.BOUNDARY])
 
     def status_number(self) -> int:
         """Changes when the probe publishes a new status; odd while it is being written."""

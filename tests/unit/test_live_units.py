@@ -249,7 +249,7 @@ def test_each_replica_is_held_against_its_own_busy_time(monkeypatch: pytest.Monk
 class FakeRing:
     """Every call costs 1 us, every flush 10 us."""
 
-    flush_ns = 10_000
+    boundary_ns = 10_000
 
     def call_ns(self, fid: int, status: ProbeStatus) -> float:
         return 1000.0
