@@ -89,7 +89,9 @@ def test_the_demo_prints_200_batches_and_nothing_else_on_stdout() -> None:
     assert lines[0]["engine"] == "demo"
     assert [batch["seq"] for batch in batches] == list(range(200))
     assert {batch["origin"] for batch in batches} == {"exact"}
-    assert {batch["mode"] for batch in batches} >= {"prefill", "decode"}
+    modes = {batch["mode"] for batch in batches}
+    assert "decode" in modes
+    assert modes & {"prefill", "mixed"}  # on a busy machine no prompt finds the engine empty
     assert all(sum(batch["stages"].values()) <= batch["dur_us"] * 1.001 + 1 for batch in batches)
     starts = [batch["t_us"] for batch in batches]
     assert starts == sorted(starts)
