@@ -10,7 +10,7 @@ import marshal
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,13 +232,14 @@ class DeepLink:
             self._number = 0
             return self._look()
         if self._status.phase == "capturing" and ring.guest_batches != self._status.batches:
-            return _with(self._status, batches=min(ring.guest_batches, 1 << 31))
+            return replace(self._status, batches=min(ring.guest_batches, 1 << 31))
         return self._status
 
     def _gone(self, why: str) -> DeepStatus:
         if self._folder and not os.path.exists(f"/proc/{self.pid}") and not self._sweep():
             why += f", and may have left {safe_text(self._folder)}"
-        return _with(self._status, phase="gone", error=f"process {self.pid}: {why}", path="", events_path="")
+        error = f"process {self.pid}: {why}"
+        return replace(self._status, phase="gone", error=error, path="", events_path="")
 
     def _sweep(self) -> bool:
         return self._owner is not None and swept(self._folder, self._owner)
@@ -250,7 +251,7 @@ class DeepLink:
             if phase not in PHASES:
                 raise ValueError(phase)
             if "layers" not in told:
-                return _with(self._status, phase=phase, error=safe_text(str(told.get("error", "")))[:400])
+                return replace(self._status, phase=phase, error=safe_text(str(told.get("error", "")))[:400])
             start, stop = (int(ns) for ns in told["stalls"])
             begin, end = (int(ns) for ns in told["window"])
             layers = tuple(
@@ -277,7 +278,8 @@ class DeepLink:
                 error=safe_text(str(told["error"]))[:400],
             )
         except NOT_PARSED:
-            return _with(self._status, phase="failed", error=f"process {self.pid}: its status makes no sense")
+            error = f"process {self.pid}: its status makes no sense"
+            return replace(self._status, phase="failed", error=error)
 
     def _path(self, fd: int) -> str:
         return f"/proc/{self.pid}/fd/{fd}" if fd >= 0 else ""
@@ -317,10 +319,6 @@ class DeepLink:
         finally:
             self._fetched = True
         return FetchedDeep(self.pid, profile, events)
-
-
-def _with(status: DeepStatus, **changes: Any) -> DeepStatus:
-    return DeepStatus(**{**status.__dict__, **changes})
 
 
 def _at_least(version: str, wanted: tuple[int, ...]) -> bool:

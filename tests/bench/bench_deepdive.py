@@ -1,6 +1,6 @@
 """What a deep capture costs the engine that is captured. Prints figures; asserts nothing.
 
-    python tests/bench/bench_deepdive.py [--captures 12] [--batches 50] [--rows 1] [--context 64] [--python]
+    python tests/bench/bench_deepdive.py [--captures 12] [--batches 50] [--rows 24] [--context 64] [--python]
 
 A process of the transformers engine's Python (install.sh hf) decodes with a real Qwen3 model, one thread,
 without a pause. It is captured again and again. For each capture the CPU time of the model thread per step
@@ -12,7 +12,9 @@ without a pause. It is captured again and again. For each capture the CPU time o
 
 and printed are median and quartiles over the captures. Stalls at start and stop are the guest's own
 measurement (CLOCK_MONOTONIC); what the export did is the longest step between the end of the window and the
-end of the export. `--python` captures Python functions instead of operators.
+end of the export. The default is a step of about 1 ms; `--rows 64 --context 768` makes one of 10 ms. An
+operator event costs the engine about 0.3 us: a step of 590 of them, as here, is slowed by 0.17 ms, however
+long it is. `--python` captures Python functions instead of operators.
 """
 
 from __future__ import annotations
@@ -207,7 +209,7 @@ def main() -> None:
     parser.add_argument("--captures", type=int, default=12)
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--size", default="tiny")
-    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--python", action="store_true")
     chosen = parser.parse_args()

@@ -164,14 +164,14 @@ def test_a_child_is_not_profiled_and_the_parent_goes_on(
     engine: ScriptedEngine, before: dict[str, Any], tmp_path: Path
 ) -> None:
     with attached(engine) as session:
-        dive = dive_into(session, batches=100)
+        dive = dive_into(session, batches=250)
         phase_reached(session, dive, "capturing")
         (child,) = engine.ask("fork")
         status = phase_reached(session, dive, "ready")
         found = dive.fetch(tmp_path)
     assert child["taken"] == 20
     assert child["watched"] == OFF
-    check_profile(status, profile_of(found), 100)
+    check_profile(status, profile_of(found), 250)
     assert untouched(engine, before, but=KINETO)
 
 
