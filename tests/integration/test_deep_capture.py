@@ -109,7 +109,8 @@ def test_functions_are_off_at_their_bound_and_said_to_be_partial(minor: str, tmp
         status, events = captured(session, tmp_path, max_events=101)
     assert layer(status, "python")[0] == "partial"
     assert "bound of 101 events" in layer(status, "python")[1]
-    assert 40 < len([event for event in events if event["layer"] == "python"]) < 101
+    # Where functions are wrapped, the probe's own calls are among the 101 events; they are not shown.
+    assert 10 < len([event for event in events if event["layer"] == "python"]) < 101
 
 
 @pytest.mark.parametrize("minor", WRAPPING)
