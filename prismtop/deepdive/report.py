@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prismtop.model import Capture, CapturePhase, Layer, LayerState
 from prismtop.safe_text import safe_text
 
-SLOWDOWN = "batches take about a tenth longer in the window"
+SLOWDOWN = "batches take about a tenth longer in the window, those of 1 ms about a fifth"
 
 _PHASES = {
     CapturePhase.PREPARING: "preparing",
@@ -23,7 +23,7 @@ def stall_text(stall_ms: float | None) -> str:
     if stall_ms is None:
         return "an unknown time"
     if stall_ms >= 100:
-        return f"about {stall_ms / 1000:.1g} s, once"
+        return f"about {stall_ms / 1000:.1g} s in all"
     return f"less than {stall_ms:.0f} ms" if stall_ms else "nothing to speak of"
 
 

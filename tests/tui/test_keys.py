@@ -660,7 +660,7 @@ async def test_the_question_says_what_it_costs_and_which_layers_there_are() -> N
     async with still(controls=diving([])) as (app, pilot):
         await tap(pilot, "d")
         shown = screen_text(app)
-        assert "for about 1 s, once" in shown
+        assert "for about 1 s in all" in shown
         assert "off     gpu        CUDA graphs are in use" in shown
         assert "y: capture" in shown
 

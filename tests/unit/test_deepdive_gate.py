@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prismtop.deepdive.gate import FIRST_STALL_MS, LATER_STALL_MS, Admitted, admit, numbers
+from prismtop.deepdive.gate import FIRST_STALL_MS, START_STALL_MS, Admitted, admit, numbers
 from prismtop.model import CaptureRequest, Layer, LayerState
 from prismtop.sources.deep_link import DeepFacts
 
@@ -76,9 +76,20 @@ def test_functions_are_shown_where_they_are_asked_for(torch: str, python: str, w
     assert admit(facts(torch=torch), CaptureRequest(python=python), 1).python is wanted
 
 
-@pytest.mark.parametrize(("profiled", "stall"), [(False, FIRST_STALL_MS), (True, LATER_STALL_MS)])
-def test_only_the_first_start_in_a_process_stalls_it_long(profiled: bool, stall: float) -> None:
-    assert admit(facts(profiled=profiled), CaptureRequest(), 1).stall_ms == stall
+@pytest.mark.parametrize(
+    ("profiled", "cuda", "start"),
+    [(False, "12.8", FIRST_STALL_MS), (True, "12.8", START_STALL_MS), (False, "", START_STALL_MS)],
+)
+def test_only_the_first_start_with_cuda_stalls_a_process_long(
+    profiled: bool, cuda: str, start: float
+) -> None:
+    admitted = admit(facts(profiled=profiled, cuda=cuda), CaptureRequest(batches=50), 1)
+    assert admitted.stall_ms == start + 100
+
+
+def test_a_longer_window_takes_longer_to_stop() -> None:
+    short, long = (admit(facts(), CaptureRequest(batches=n), 1).stall_ms for n in (50, 100))
+    assert long - short == 100
 
 
 def test_a_torch_of_an_unreadable_version_is_taken_for_one_of_these_years() -> None:

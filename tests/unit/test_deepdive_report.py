@@ -41,7 +41,7 @@ DONE = replace(
 @pytest.mark.parametrize(
     ("stall", "sentence"),
     [
-        (1000.0, "the engine stands still for about 1 s, once"),
+        (1000.0, "the engine stands still for about 1 s in all"),
         (9.0, "the engine stands still for less than 9 ms"),
         (0.0, "the engine does not stand still"),
         (None, "the engine stands still for an unknown time"),
