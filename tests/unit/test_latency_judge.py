@@ -428,7 +428,7 @@ def test_a_prompt_that_is_longer_than_any_before_is_not_grossly_slow(load: Load,
 
 def test_a_disturbance_that_grows_in_its_first_seconds_is_one_alert(load: Load, told: Told) -> None:
     told.take(load.decode(600))
-    told.take(load.decode(40, factor=1.15))
+    told.take(load.decode(20, factor=1.15))
     told.take(load.decode(60, factor=4.0))
     told.take(load.decode(600))
     told.end()
