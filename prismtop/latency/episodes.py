@@ -97,7 +97,7 @@ class Episodes:
     def alarm(self, alarm: Alarm) -> None:
         """A rule fired: open an episode, or go on with the one that is open."""
         batch, episode = alarm.batch, self._open
-        if episode is not None and _another(episode):
+        if episode is not None and _another(episode, batch.end_ns):
             self.close()
             episode = None
         fresh = episode is None
@@ -190,9 +190,12 @@ def _middle(values: deque[float]) -> float:
     return sorted(values)[len(values) // 2]
 
 
-def _another(episode: _Open) -> bool:
-    """Whether the latest batches are so much worse than the others that something else has begun."""
-    if episode.batches < 4 * _LATEST or len(episode.latest) < _LATEST:
+def _another(episode: _Open, now_ns: int) -> bool:
+    """Whether the latest batches are so much worse than the others that something else has begun. What gets
+    worse in its first seconds is one thing.
+    """
+    young = now_ns - episode.alarm.first_ns < HOLD_NS
+    if young or episode.batches < 4 * _LATEST or len(episode.latest) < _LATEST:
         return False
     return _middle(episode.latest) > max(1.0, ANOTHER * episode.typical)
 

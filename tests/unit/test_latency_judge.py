@@ -390,7 +390,7 @@ def test_many_short_steps_in_a_row_do(told: Told) -> None:
 
 def test_a_much_worse_disturbance_is_another_alert(load: Load, told: Told) -> None:
     told.take(load.decode(600))
-    told.take(load.decode(100, factor=1.15))
+    told.take(load.decode(260, factor=1.15))
     told.take(load.decode(60, factor=4.0))
     told.take(load.decode(600))
     told.end()
@@ -424,3 +424,12 @@ def test_a_prompt_that_is_longer_than_any_before_is_not_grossly_slow(load: Load,
     told.take([replace(batch, workload=longer, duration_ns=12 * batch.duration_ns) for batch in short[:5]])
     told.end()
     assert not told.alerts
+
+
+def test_a_disturbance_that_grows_in_its_first_seconds_is_one_alert(load: Load, told: Told) -> None:
+    told.take(load.decode(600))
+    told.take(load.decode(20, factor=1.15))
+    told.take(load.decode(60, factor=4.0))
+    told.take(load.decode(600))
+    told.end()
+    assert len(told.alerts) == 1
