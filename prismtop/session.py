@@ -85,6 +85,9 @@ class DeepDiver(Protocol):
     what takes long (compiling, fetching, merging) runs in threads of its own.
     """
 
+    def preview(self, request: CaptureRequest, frame: Frame) -> Capture:
+        """What it would do and cost, without doing anything. Raises PrismtopError: it cannot begin."""
+
     def start(self, request: CaptureRequest, frame: Frame) -> Capture:
         """Begin. Raises PrismtopError: it cannot, or one is running."""
 
@@ -93,6 +96,13 @@ class DeepDiver(Protocol):
 
     def take(self, frame: Frame) -> Capture | None:
         """Advance; how the latest capture stands, None when there was none. Never blocks."""
+
+    @property
+    def disturbs(self) -> str:
+        """Why batches of now cost more than they should; empty while nothing runs in the target."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for a person since the last call."""
 
     def close(self) -> tuple[str, ...]:
         """Out of the target, whatever the phase; sentences for a person. Called while the source is open."""
@@ -160,6 +170,8 @@ class Session:
         tick = self._source.poll()
         if tick.jumped:
             self._forget()
+        if self._deepdiver and tick.batches:
+            tick = _disturbed(tick, self._deepdiver.disturbs)
         judged = self._judge.take(tick) if self._judge else Judgement(tick.batches)
         if judged.batches:
             self._history.extend(judged.batches)
@@ -200,8 +212,9 @@ class Session:
         )
         frame = self._with_causes(frame)
         if self._deepdiver:
-            frame = replace(frame, capture=self._deepdiver.take(frame))
-            self._frame = frame
+            capture = self._deepdiver.take(frame)
+            said = self._deepdiver.warnings()
+            frame = self._frame = replace(frame, capture=capture, warnings=frame.warnings + said)
         return self._to_sinks(frame)
 
     def _with_causes(self, frame: Frame) -> Frame:
@@ -265,6 +278,16 @@ class Session:
             raise UnavailableError("this session cannot capture.", fix="Use `prismtop deepdive --pid N`.")
         return self._deepdiver.start(request or CaptureRequest(), self._frame or self.tick())
 
+    def preview_deepdive(self, request: CaptureRequest | None = None) -> Capture:
+        """What `deepdive` would do and cost now. In the thread that ticks.
+
+        Raises:
+            PrismtopError: it cannot begin; the sentence says why.
+        """
+        if self._deepdiver is None:
+            raise UnavailableError("this session cannot capture.", fix="Use `prismtop deepdive --pid N`.")
+        return self._deepdiver.preview(request or CaptureRequest(), self._frame or self.tick())
+
     def cancel_deepdive(self) -> Capture | None:
         """End the running capture without a file; None when none runs. In the thread that ticks."""
         return self._deepdiver.cancel() if self._deepdiver is not None else None
@@ -287,6 +310,13 @@ class Session:
                 notes += sink.close()
             self._notes = notes
         return self._notes
+
+
+def _disturbed(tick: SourceTick, why: str) -> SourceTick:
+    """A capture slows batches down: nothing is learnt from them, and they open no alert."""
+    if not why:
+        return tick
+    return replace(tick, batches=tuple(replace(b, suspect=b.suspect or why) for b in tick.batches))
 
 
 class _OwnCpu:

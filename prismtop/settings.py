@@ -97,6 +97,21 @@ class Settings:
     readonly: bool = _setting(
         False, "Refuse every key that would change the engine beyond the Sentinel probe (DeepDive)."
     )
+    deepdive_batches: int = _setting(
+        50, "Batches that a DeepDive begun on the screen or by an alert captures.", low=1, high=1000
+    )
+    deepdive_max_s: float = _setting(
+        10.0, "Seconds after which such a DeepDive ends, however few batches came.", low=0.5, high=60
+    )
+    deepdive_on_alert: str = _setting(
+        "off",
+        "Severity from which an alert begins a DeepDive by itself; in production only from flag or "
+        "environment.",
+        choices=("off", "warning", "critical"),
+    )
+    deepdive_cooldown_min: float = _setting(
+        60.0, "Minutes between two DeepDives of one engine that alerts begin.", low=1, high=10_080
+    )
     panels: str = _setting(
         "auto",
         'Panels always (+name) or never (-name) shown, as in "-stages +ranks"; others as there is room.',

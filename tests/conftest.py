@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -21,6 +22,10 @@ if str(ROOT) not in sys.path:
 # What a session learns is kept: not among what the person who runs the tests has kept.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="prismtop-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+
+# Machines are small and busy: no example fails for its time.
+settings.register_profile("prismtop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("prismtop")
 
 MINOR = re.compile(r"\[(?:[^\]]*-)?(3\.\d+)(?=[-\].])")
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from prismtop.anomaly.effect import measure
+from prismtop.anomaly.effect import Measure
 from prismtop.anomaly.episodes import CampaignScore, Episode, match, score
 from prismtop.anomaly.injector_process import InjectorProcess
 from prismtop.anomaly.labels import Label
 from prismtop.anomaly.scenario import Request
 from prismtop.anomaly.scenario_file import Step
-from prismtop.model import Alert, Batch, Frame, ModelState
+from prismtop.diagnosis.collect import WANTED
+from prismtop.model import Alert, Batch, Counter, Frame, ModelState
 
 SETTLE_NS = 3 * 10**9
 """After an injection in which batches do not count as undisturbed."""
 TAIL_S = 5.0
 """Watched after the last injection: late alerts, and causes that wait for counters."""
-_PATIENCE_S = 30.0
-"""An injection waits this much longer for an alert that is still open."""
+_PATIENCE_S = 8.0
+"""An injection waits this much longer for an alert that is still open: closing late is a fault of the
+detector, which a campaign that waits for it for ever would hide."""
 SECOND = 10**9
 
 
@@ -41,6 +43,7 @@ class Result:
         score: the figures.
         batches: all that were seen, in order.
         alerts: of the whole session, as they were last.
+        counters: readings that causes rest on.
         failures: injections that could not be done, in words.
         learnt: the model was ready before the first injection.
     """
@@ -49,6 +52,7 @@ class Result:
     score: CampaignScore
     batches: tuple[Batch, ...]
     alerts: tuple[Alert, ...]
+    counters: tuple[Counter, ...]
     failures: tuple[str, ...]
     learnt: bool
 
@@ -69,10 +73,13 @@ class Campaign:
         self.phase = Phase.LEARNING
         self.batches: list[Batch] = []
         self.alerts: dict[int, Alert] = {}
+        self.counters: list[Counter] = []
         self.labels: list[Label] = []
         self.failures: list[str] = []
         self.learnt = False
         self.done = 0
+        self.foreign: list[tuple[int, float]] = []
+        """Cores that other processes used, each second; see `Neighbours`."""
         self._steps = steps
         self._base = base
         self._injector = injector
@@ -80,6 +87,7 @@ class Campaign:
         self._since_ns: int | None = None
         self._watched_ns = 0
         self._due_ns = 0
+        self._began_ns = 0
         self._end_ns = 0
 
     @property
@@ -92,6 +100,7 @@ class Campaign:
         now = frame.time_ns
         self._since_ns = self._since_ns or now
         self.batches.extend(frame.new_batches)
+        self.counters.extend(reading for reading in frame.new_counters if reading.name in WANTED)
         self.alerts.update({alert.id: alert for alert in frame.changed_alerts})
         self._end_ns = now
         if self.phase is Phase.LEARNING:
@@ -104,7 +113,7 @@ class Campaign:
         elif self.phase is Phase.GAP:
             waiting = any(alert.closed_ns is None for alert in self.alerts.values())
             if now >= self._due_ns + (_PATIENCE_S * SECOND if waiting else 0):
-                self._begin()
+                self._begin(now)
         elif self.phase is Phase.INJECTING:
             self._follow(now)
         elif self.phase is Phase.TAIL and now >= self._due_ns:
@@ -115,7 +124,8 @@ class Campaign:
         self.phase = Phase.GAP if step else Phase.TAIL
         self._due_ns = now_ns + round((step.gap_s if step else TAIL_S) * SECOND)
 
-    def _begin(self) -> None:
+    def _begin(self, now_ns: int) -> None:
+        self._began_ns = now_ns
         step = self.current
         assert step is not None
         self._injector.order(step.scenario, self._order(step))
@@ -165,17 +175,25 @@ class Campaign:
         )
 
     def result(self) -> Result:
-        """The score of what was done so far."""
-        quiet = [b for b in self.batches if b.start_ns >= self._watched_ns and not self._disturbed(b)]
-        labels = [
-            replace(label, effect=measure(self.batches, label.start_ns, label.end_ns, quiet))
-            for label in self.labels
-        ]
+        """The score of what was done so far. An injection that is under way is left out: it has no label."""
+        end = self._began_ns if self.phase is Phase.INJECTING else self._end_ns
+        watched = self._watched_ns or end
+        quiet = [b for b in self.batches if watched <= b.start_ns < end and not self._disturbed(b)]
+        effects = Measure(self.batches, quiet)
+        labels = [replace(label, effect=effects.of(label.start_ns, label.end_ns)) for label in self.labels]
         alerts = tuple(self.alerts.values())
         ends = [batch.end_ns for batch in self.batches]
         episodes = match(labels, alerts, ends)
-        figures = score(episodes, alerts, self._watched_ns, self._end_ns)
-        return Result(episodes, figures, tuple(self.batches), alerts, tuple(self.failures), self.learnt)
+        figures = score(episodes, alerts, watched, end, self.foreign)
+        return Result(
+            episodes,
+            figures,
+            tuple(self.batches),
+            alerts,
+            tuple(sorted(self.counters, key=lambda reading: reading.time_ns)),
+            tuple(self.failures),
+            self.learnt,
+        )
 
     def _disturbed(self, batch: Batch) -> bool:
         return any(

@@ -19,6 +19,8 @@ _NEIGHBOURS = 15
 _REACH = 1.0
 _WEIGHTS = (2.0, 2.0, 0.5)
 """Of batch size, prefill tokens and context: a doubling of the first two is too far to compare."""
+_GRAIN = 8
+"""Batches whose places agree to an eighth are compared with the same ones: there are tens of thousands."""
 _LONGEST_GAP_NS = 10 * 10**9
 
 
@@ -53,24 +55,31 @@ class Effect:
 Timed = tuple[Batch, int]
 
 
-def measure(batches: Sequence[Batch], start_ns: int, end_ns: int, quiet: Sequence[Batch]) -> Effect:
-    """The effect on the batches that overlap an interval.
-
-    Every batch is compared with the median of the undisturbed ones nearest to it in workload. Its time is its
-    duration and the gap before it in which the engine was not idle.
+class Measure:
+    """Measures effects on batches: every batch is compared with the median of the undisturbed ones nearest to
+    it in workload. Its time is its duration and the gap before it in which the engine was not idle.
 
     Args:
         batches: all, in order.
-        start_ns, end_ns: the interval.
         quiet: those of them that were undisturbed.
     """
-    timed = _timed(batches)
-    calm = {id(batch) for batch in quiet}
-    undisturbed = [one for one in timed if id(one[0]) in calm]
-    usual = _Usual(undisturbed)
-    inside = [one for one in timed if one[0].start_ns < end_ns and one[0].end_ns > start_ns]
-    percent, count = _excess_pct(inside, usual)
-    return Effect(percent, count, _noise(undisturbed, end_ns - start_ns, usual))
+
+    def __init__(self, batches: Sequence[Batch], quiet: Sequence[Batch]) -> None:
+        calm = {id(batch) for batch in quiet}
+        self._timed = _timed(batches)
+        self._undisturbed = [one for one in self._timed if id(one[0]) in calm]
+        self._usual = _Usual(self._undisturbed)
+
+    def of(self, start_ns: int, end_ns: int) -> Effect:
+        """The effect on the batches that overlap an interval."""
+        inside = [one for one in self._timed if one[0].start_ns < end_ns and one[0].end_ns > start_ns]
+        percent, count = _excess_pct(inside, self._usual)
+        return Effect(percent, count, _noise(self._undisturbed, end_ns - start_ns, self._usual))
+
+
+def measure(batches: Sequence[Batch], start_ns: int, end_ns: int, quiet: Sequence[Batch]) -> Effect:
+    """The effect on the batches that overlap one interval; see `Measure`."""
+    return Measure(batches, quiet).of(start_ns, end_ns)
 
 
 def _timed(batches: Sequence[Batch]) -> list[Timed]:
@@ -79,8 +88,11 @@ def _timed(batches: Sequence[Batch]) -> list[Timed]:
     before = None
     for batch in batches:
         gap = 0 if before is None else max(0, batch.start_ns - before - batch.idle_ns)
-        # A pause of seconds is an engine without requests, not a slow one.
-        made.append((batch, batch.duration_ns + (gap if gap < _LONGEST_GAP_NS else 0)))
+        # A pause of seconds is an engine without requests, not a slow one; so may be one before a batch of
+        # new requests only, unless the engine's wait for requests was measured.
+        work = batch.workload
+        fresh = bool(work.new_requests) and work.new_requests == work.batch_size and not batch.idle_ns
+        made.append((batch, batch.duration_ns + (gap if gap < _LONGEST_GAP_NS and not fresh else 0)))
         before = batch.end_ns
     return made
 
@@ -97,15 +109,23 @@ class _Usual:
             places.setdefault(batch.mode.value, []).append(_place(batch))
             taken.setdefault(batch.mode.value, []).append(time_ns)
         self._modes = {mode: (np.array(places[mode]), np.array(taken[mode])) for mode in places}
+        self._known: dict[tuple[object, ...], float | None] = {}
 
     def of(self, batch: Batch) -> float | None:
         """What it would have taken, in ns; None when nothing like it was seen often enough."""
+        place = tuple(round(_GRAIN * value) / _GRAIN for value in _place(batch))
+        key = (batch.mode, place)
+        if key not in self._known:
+            self._known[key] = self._nearest(batch.mode.value, place)
+        return self._known[key]
+
+    def _nearest(self, mode: str, place: tuple[float, ...]) -> float | None:
         import numpy as np
 
-        known = self._modes.get(batch.mode.value)
+        known = self._modes.get(mode)
         if known is None:
             return None
-        far = np.abs(known[0] - np.array(_place(batch))).sum(axis=1)
+        far = np.abs(known[0] - np.array(place)).sum(axis=1)
         # Itself is among the undisturbed when noise is measured: it must not be its own measure.
         near = np.argsort(far, kind="stable")[: _NEIGHBOURS + 1]
         near = near[far[near] <= _REACH]

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from prismtop.anomaly.labels import Label
+from prismtop.anomaly.neighbours import mean
 from prismtop.model import Alert
 
 GUARD_NS = 2 * 10**9
 """After the end of an injection in which an alert still counts as its: queues empty, detectors close late."""
+FOREIGN_CORES = 0.25
+"""Cores' worth of other processes from which an alert may be about them."""
 _TOP = 3
 
 
@@ -62,6 +65,9 @@ class CampaignScore:
         hits: counted faults with an alert.
         recall: of the counted.
         false_alarms: alerts that overlap neither fault nor control.
+        false_beside_others: those of them in whose time others used `FOREIGN_CORES` or more; None when that
+            was not measured.
+        foreign_cores: cores that others used, on average over the interval; None when it was not measured.
         quiet_s: seconds outside of injections and their guard bands.
         false_per_h: of these seconds.
         controls, control_alerts: workload shifts, and alerts raised in them.
@@ -76,6 +82,8 @@ class CampaignScore:
     hits: int
     recall: float | None
     false_alarms: int
+    false_beside_others: int | None
+    foreign_cores: float | None
     quiet_s: float
     false_per_h: float | None
     controls: int
@@ -92,8 +100,18 @@ def match(labels: Sequence[Label], alerts: Sequence[Alert], ends_ns: Sequence[in
     return tuple(_episode(label, alerts, ends_ns) for label in labels)
 
 
-def score(episodes: Sequence[Episode], alerts: Sequence[Alert], start_ns: int, end_ns: int) -> CampaignScore:
-    """The figures over an interval of watching; alerts that opened before it are left out."""
+def score(
+    episodes: Sequence[Episode],
+    alerts: Sequence[Alert],
+    start_ns: int,
+    end_ns: int,
+    foreign: Sequence[tuple[int, float]] = (),
+) -> CampaignScore:
+    """The figures over an interval of watching; alerts that opened before it are left out.
+
+    Args:
+        foreign: (end in ns, cores that other processes used) of each second.
+    """
     matched = {alert.id for episode in episodes for alert in episode.alerts}
     false = [a for a in alerts if a.id not in matched and start_ns <= a.opened_ns <= end_ns]
     counted = [episode for episode in episodes if episode.counts]
@@ -110,6 +128,8 @@ def score(episodes: Sequence[Episode], alerts: Sequence[Alert], start_ns: int, e
         hits=len(hits),
         recall=_share(len(hits), len(counted)),
         false_alarms=len(false),
+        false_beside_others=sum(_beside_others(a, foreign) for a in false) if foreign else None,
+        foreign_cores=mean(foreign, start_ns, end_ns),
         quiet_s=quiet_s,
         false_per_h=3600 * len(false) / quiet_s if quiet_s > 0 else None,
         controls=len(controls),
@@ -138,6 +158,10 @@ def _episode(label: Label, alerts: Sequence[Alert], ends_ns: Sequence[int]) -> E
     best = max((a for a in mine if a.causes), key=lambda a: a.excess_ns, default=None)
     causes = tuple(cause.id for cause in best.causes[:_TOP]) if best else ()
     return Episode(label, tuple(mine), first - label.start_ns, batches, causes, before)
+
+
+def _beside_others(alert: Alert, foreign: Sequence[tuple[int, float]]) -> bool:
+    return (mean(foreign, alert.started_ns, alert.opened_ns) or 0.0) >= FOREIGN_CORES
 
 
 def _until(label: Label, end_ns: int) -> int:

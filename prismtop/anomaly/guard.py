@@ -90,6 +90,11 @@ class Guard:
             raise UnavailableError("the watchdog of this experiment ended.", fix="`prismtop anomaly recover`")
 
     @property
+    def watchdog(self) -> int:
+        """Its pid. It ends with the experiment."""
+        return self._watchdog
+
+    @property
     def guarded(self) -> bool:
         """Whether the watchdog lives."""
         return not select.select([self._watchdog_fd], [], [], 0)[0]

@@ -59,6 +59,8 @@ def make_plan(scenario: Scenario, request: Request | None, defaults: Request) ->
         others = beyond_target(scenario, request)
         if others and not request.host_wide:
             refusals.append(f"it would slow down {others}: --host-wide agrees to that")
+        if scenario.in_target and not request.in_target:
+            refusals.append("it runs code of prismtop in the target: --in-target agrees to that")
         marker = production_marker(request.pid)
         if marker:
             refusals.append(f"this is production: {marker}")

@@ -47,6 +47,7 @@ class Request:
         ramp_s: seconds in which the intensity rises from 0.
         cpus: CPUs that burners may use; empty is those of the target.
         host_wide: effects beyond the target are agreed to.
+        in_target: code of ours in the target is agreed to.
         url: endpoint of a workload control; empty is the target's own port.
         work_dir: private directory for programs and files, removed by the rollback.
         experiment: name of the experiment, in names of groups and files.
@@ -61,6 +62,7 @@ class Request:
     ramp_s: float = 0.0
     cpus: tuple[int, ...] = ()
     host_wide: bool = False
+    in_target: bool = False
     url: str = ""
     work_dir: str = ""
     experiment: str = ""
@@ -91,6 +93,7 @@ class Scenario:
         method: by which means.
         paper: it is one of the paper's eight, by the paper's method.
         control: a workload shift that is no fault: a detector must stay silent.
+        in_target: it runs code of ours in the target, which has to be agreed to.
         scope: what else is touched: `process`, `cpus`, `host`, `gpu`, `namespace`, `endpoint`.
         causes: ids of causes that name it; the first is the expected one.
         knob: what the intensity turns.
@@ -113,4 +116,5 @@ class Scenario:
     rollback: str
     paper: bool = False
     control: bool = False
+    in_target: bool = False
     prepare: Callable[[Request], None] = _nothing

@@ -121,6 +121,11 @@ def check_scope(scenario: Scenario, request: Request) -> None:
         raise UsageError("the intensity must be from 0 to 1.")
     if not 0 <= request.ramp_s <= request.duration_s:
         raise UsageError("the ramp must be from 0 to the duration.")
+    if scenario.in_target and not request.in_target:
+        raise UsageError(
+            f"{scenario.id} runs code of prismtop in process {request.pid}.",
+            fix="Add --in-target if that is agreed.",
+        )
     others = beyond_target(scenario, request)
     if others and not request.host_wide:
         raise UsageError(

@@ -161,6 +161,42 @@ def _directory(act: Act) -> str:
     return f"{path} removed"
 
 
+def _in_target(act: Act) -> str:
+    """Ask our thread in the target to end, and wait until it has put everything back.
+
+    Its memfd is open as long as it may disturb anything (`faults.target_code`).
+    """
+    pid, start_time, memfd = int(act["pid"]), int(act["start"]), str(act["memfd"])
+    if not memfd.startswith(MARK):
+        raise ValueError(f"{memfd} was not made here")
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        if not alive(pid, start_time):
+            return f"{pid} has ended"
+        found = _memfd(pid, memfd)
+        if found is None:
+            return f"nothing of ours runs in {pid}"
+        try:
+            with open(found, "r+b", buffering=0) as file:
+                file.write(b"x")
+        except FileNotFoundError:
+            continue
+        if time.monotonic() > deadline:
+            raise OSError(f"our thread in {pid} does not end")
+        time.sleep(0.002)
+
+
+def _memfd(pid: int, name: str) -> str | None:
+    folder = f"/proc/{pid}/fd"
+    for number in os.listdir(folder):
+        try:
+            if os.readlink(f"{folder}/{number}").startswith(f"/memfd:{name}"):
+                return f"{folder}/{number}"
+        except OSError:
+            continue
+    return None
+
+
 def _gpu_clocks(act: Act) -> str:
     from prismtop.anomaly.faults.nvml import reset_clocks
 
@@ -222,6 +258,7 @@ _UNDO: dict[str, Callable[[Act], str]] = {
     "cgroup": _cgroup,
     "value": _value,
     "directory": _directory,
+    "in_target": _in_target,
     "gpu_clocks": _gpu_clocks,
     "qdisc": _qdisc,
 }

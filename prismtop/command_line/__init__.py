@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from prismtop.command_line import (
+    capturing,
     diagnosing,
     export,
     injecting,
@@ -22,6 +23,7 @@ from prismtop.command_line.shared import Commands
 COMMANDS: dict[str, Callable[[Commands], None]] = {
     **live.COMMANDS,
     **recording.COMMANDS,
+    **capturing.COMMANDS,
     **replaying.COMMANDS,
     **latency.COMMANDS,
     **diagnosing.COMMANDS,

@@ -44,6 +44,7 @@ def _add_anomaly(commands: Commands) -> None:
         "-o", "--output", metavar="FILE", help="what was seen and done: .jsonl, or a trace (.json, .json.gz)"
     )
     campaign.add_argument("--host-wide", action="store_true", help="also faults that slow all the machine")
+    campaign.add_argument("--in-target", action="store_true", help="also faults by code in the engine")
     campaign.add_argument("--yes", action="store_true", help="do it; else the plan is printed")
 
 
@@ -59,6 +60,7 @@ def _scenario(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", default="", metavar="URL", help="front of the engine, for workload controls")
     for flag, text in (
         ("--host-wide", "effects on the whole machine are agreed"),
+        ("--in-target", "code of prismtop in the target is agreed: gc_storm, gil_hog, slow_tokenizer"),
         ("--other-user", "the target's owner, who is not you, agrees"),
         ("--i-know-this-is-production", "go ahead although a production marker was found"),
     ):
@@ -101,6 +103,7 @@ def _options(args: argparse.Namespace, yes: bool, labels: str | None) -> RunOpti
         device=args.device,
         url=args.url,
         host_wide=args.host_wide,
+        in_target=args.in_target,
         other_user=args.other_user,
         production=args.i_know_this_is_production,
         yes=yes,
@@ -150,6 +153,7 @@ def _campaign(context: Context, args: argparse.Namespace) -> int:
         only=tuple(args.only or ()),
         output=args.output,
         host_wide=args.host_wide,
+        in_target=args.in_target,
         yes=args.yes,
     )
     return campaign.run(context, options)

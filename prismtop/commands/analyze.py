@@ -14,6 +14,7 @@ from prismtop.export import jsonl
 from prismtop.safe_text import safe_text
 
 if TYPE_CHECKING:
+    from prismtop.deepdive.analysis import DeepAnalysis
     from prismtop.model import Frame
     from prismtop.session import Session
     from prismtop.sources.replay import ReplaySource
@@ -30,21 +31,31 @@ def run(context: Context, paths: Sequence[str], html: str | None) -> int:
     trace = open_trace(context, paths)
     with context.report.status("reading the trace"):
         summary = analyse(context, trace)
+        deep = _deep(trace)
     if html is not None:
         from prismtop.export.html_report import page
 
-        _write(html, page(trace, summary))
+        _write(html, page(trace, summary, deep))
         context.report.say(f"wrote {safe_text(html, 200)}")
     if context.json:
         from prismtop.export.analysis_json import analysis_object
 
-        context.write(jsonl.document("analysis", analysis_object(trace, summary)))
+        context.write(jsonl.document("analysis", analysis_object(trace, summary, deep)))
     elif html is None:
         from prismtop.export.text_report import analysis_lines
 
-        for line in analysis_lines(trace, summary):
+        for line in analysis_lines(trace, summary, deep):
             context.write(line)
     return EXIT_FINDING if summary.alerts else EXIT_OK
+
+
+def _deep(trace: Trace) -> DeepAnalysis | None:
+    """What operators and device events amount to; None without any, which costs nothing then."""
+    if not any(story.dialect == "kineto" or story.captured is not None for story in trace.stories):
+        return None
+    from prismtop.deepdive.analysis import of_trace
+
+    return of_trace(trace)
 
 
 def analyse(context: Context, trace: Trace) -> Summary:

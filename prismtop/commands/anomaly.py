@@ -38,6 +38,7 @@ class RunOptions:
     device: int | None = None
     url: str = ""
     host_wide: bool = False
+    in_target: bool = False
     other_user: bool = False
     production: bool = False
     yes: bool = False
@@ -227,6 +228,7 @@ def _defaults(options: RunOptions, step: scenario_file.Step) -> Request:
         ramp_s=step.ramp_s,
         cpus=options.cpus,
         host_wide=options.host_wide,
+        in_target=options.in_target,
         url=options.url,
         device=options.device,
     )

@@ -11,7 +11,8 @@ from prismtop.commands.context import Context
 from prismtop.model import Group
 
 if TYPE_CHECKING:
-    from prismtop.session import CounterSource, RecordingSink, Session, Sink
+    from prismtop.session import CounterSource, DeepDiver, RecordingSink, Session, Sink
+    from prismtop.sources.tick import Source
 
 _COLLECT = (20_000, 20, 50)
 """Objects more than at the last collection, and how many young collections make an older one."""
@@ -25,6 +26,7 @@ def open_session(
     figures: bool = True,
     counters: bool = False,
     remember: bool = True,
+    deepdive: bool = False,
     sinks: Sequence[Sink] = (),
     recorder: RecordingSink | None = None,
 ) -> Session:
@@ -34,6 +36,7 @@ def open_session(
         figures: False leaves rates and percentiles out of the frames.
         counters: sample the host and its devices, in threads of their own.
         remember: False starts the latency model afresh and keeps nothing of it.
+        deepdive: captures can be asked for; with the setting `deepdive_on_alert` alerts begin them anyway.
         sinks: take every frame.
         recorder: keeps the last minutes, and writes them when asked.
 
@@ -60,22 +63,56 @@ def open_session(
     from prismtop.export.alert_hook import hooks_for
     from prismtop.latency.judge import LatencyJudge, make_judge
 
+    sampler = _sampler(context, group) if counters else None
     session = Session(
         source,
         history=settings.history,
         window_s=settings.window_s,
         figures=figures,
         judge=make_judge(settings, group) if remember else LatencyJudge(settings, group),
-        counters=_sampler(context, group) if counters else None,
+        counters=sampler,
         diagnoser=LiveDiagnoser(),
         recorder=recorder,
         sinks=(*hooks_for(settings, group), *sinks),
+        deepdiver=_deepdiver(context, group, source, sampler, wanted=deepdive),
     )
     # What was imported and built stays: the garbage collector need not walk through it again and again, nor
     # look at every few hundred objects of a program whose objects come and go in numbers that do not grow.
     gc.freeze()
     gc.set_threshold(*_COLLECT)
     return session
+
+
+def _deepdiver(
+    context: Context, group: Group, source: Source, sampler: CounterSource | None, *, wanted: bool
+) -> DeepDiver | None:
+    """What captures; None when neither a person nor an alert can ask for it."""
+    from prismtop.deepdive import escalate
+
+    settings = context.settings
+    rule = escalate.rule_of(settings)
+    if rule is not None:
+        from prismtop.anomaly.scope import production_marker
+
+        pid = (group.probed or group.members)[0].id.pid
+        refusal = escalate.refusal(settings, lambda: production_marker(pid))
+        if refusal:
+            context.report.say(refusal)
+            rule = None
+    if rule is None and not wanted:
+        return None
+    from prismtop.deepdive.driver import DeepDive
+    from prismtop.trace.recorder import RecorderSettings
+
+    dive = DeepDive(
+        getattr(source, "links", ()),
+        directory=RecorderSettings.of(settings).directory,
+        counters=sampler,
+        readonly=settings.readonly,
+    )
+    if rule is None:
+        return dive
+    return escalate.OnAlert(dive, rule, escalate.Memory(escalate.memory_path()), escalate.key_of(group))
 
 
 def _sampler(context: Context, group: Group) -> CounterSource:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TextIO
@@ -47,8 +47,10 @@ class Reporter(Protocol):
     def update(self, text: str) -> None:
         """Change the text of the status that is shown now; nothing without one."""
 
-    def confirm(self, question: str) -> bool | None:
-        """Ask yes or no; None when there is nobody to ask."""
+    def confirm(self, question: str, meanwhile: Callable[[], object] | None = None) -> bool | None:
+        """Ask yes or no; None when there is nobody to ask. `meanwhile` is called some ten times a second
+        while the answer is waited for.
+        """
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,10 @@ def engine_under_load(context: Context, options: DemoOptions) -> Iterator[int]:
         load += ["--pattern", options.pattern, "--seed", str(options.seed)]
         load += ["--rate", str(_RATE if options.rate is None else options.rate)]
         started.append(_start(load, home, errors, _dies_with_parent))
-        yield server.pid
+        try:
+            yield server.pid
+        finally:
+            _say_how_it_ended(context, server, errors)
 
 
 @contextmanager
@@ -125,6 +128,18 @@ def _start(
         start_new_session=True,
         preexec_fn=before,
     )
+
+
+def _say_how_it_ended(context: Context, server: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    """One sentence about an engine that has ended before it was asked to."""
+    status = server.poll()
+    if status is None:
+        return
+    errors.seek(0)
+    said = errors.read(65536).decode("utf-8", "replace").strip().splitlines()
+    last = f"; its last words: {safe_text(said[-1], 200)}" if said else ""
+    how = f"killed by signal {-status}" if status < 0 else f"with status {status}"
+    context.report.say(f"the demo engine had ended {how}{last}")
 
 
 def _traceable() -> None:

@@ -70,6 +70,7 @@ def _of_traces(normal: Path, abnormal: Path) -> Evidence:
 def evidence_of_traces(normal: Trace, abnormal: Trace) -> Evidence:
     """Compare two traces. Raises UsageError when one holds nothing to compare."""
     from prismtop.diagnosis.captures import Capture, evidence_of
+    from prismtop.diagnosis.kernels import read_kernels, windows_of
 
     captures = []
     for trace in (normal, abnormal):
@@ -81,7 +82,8 @@ def evidence_of_traces(normal: Trace, abnormal: Trace) -> Evidence:
                 fix="Record one: `prismtop record`.",
             )
         captures.append(capture)
-    return evidence_of(*captures)
+    more, texts = windows_of(read_kernels(normal), read_kernels(abnormal))
+    return evidence_of(captures[0], captures[1], more, texts)
 
 
 def cause_object(cause: Cause) -> dict[str, object]:

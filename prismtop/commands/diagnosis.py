@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from prismtop.commands.choose import Profiles, named_group, running_groups
 from prismtop.commands.context import Context
 from prismtop.counters.capabilities import capability_checks, look
+from prismtop.deepdive.layers.checks import layer_checks
 from prismtop.errors import EXIT_FINDING, EXIT_OK, PrismtopError
 from prismtop.export import jsonl
 from prismtop.model import Group
@@ -55,6 +56,7 @@ def _checks(context: Context, pids: Sequence[int]) -> Iterator[Check]:
     groups: list[Group] = []
     yield from _targets(context, pids, groups)
     yield from capability_checks(look(groups[0] if groups else None))
+    yield from layer_checks()
 
 
 def _targets(context: Context, pids: Sequence[int], groups: list[Group]) -> Iterator[Check]:

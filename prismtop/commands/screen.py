@@ -17,7 +17,7 @@ from prismtop.commands.choose import (
 )
 from prismtop.commands.context import Context, closing_session
 from prismtop.errors import EXIT_OK, PrismtopError, UsageError
-from prismtop.model import Group
+from prismtop.model import CaptureRequest, Group
 from prismtop.safe_text import safe_text
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def open_screen(context: Context, group: Group, profiles: Profiles) -> int:
         if rejoined:
             session.tick()  # a recording begins with what is watched
             session.start_recording()
-        code = run_app(session, settings=context.settings, controls=recording_keys(session, note))
+        code = run_app(session, settings=context.settings, controls=session_keys(context, session, note))
     if lost:
         _record_on(context, group)
     return code
@@ -75,7 +75,7 @@ def _open(context: Context, group: Group, profiles: Profiles) -> tuple[Session, 
 
     def attach() -> Session:
         recorder = Recorder(RecorderSettings.of(context.settings))
-        return open_session(context, group, profiles, counters=True, recorder=recorder)
+        return open_session(context, group, profiles, counters=True, deepdive=True, recorder=recorder)
 
     try:
         return attach(), False
@@ -114,8 +114,8 @@ def _record_on(context: Context, group: Group) -> None:
         context.report.say(str(error))
 
 
-def recording_keys(session: Session, lost: Callable[[], None]) -> Controls:
-    """What `R` does, with sentences for the status line; `lost` is called when the terminal was lost."""
+def session_keys(context: Context, session: Session, lost: Callable[[], None]) -> Controls:
+    """What `R` and `d` do, with sentences for a person; `lost` is called when the terminal was lost."""
     from prismtop.tui.controls import Controls
 
     def start() -> str:
@@ -128,7 +128,26 @@ def recording_keys(session: Session, lost: Callable[[], None]) -> Controls:
         size = f"{recording.bytes / 1e6:.1f} MB, {recording.events:,} events"
         return " ".join((f"{safe_text(recording.path)} ({size})", *map(safe_text, notes)))
 
-    return Controls(start_recording=start, stop_recording=stop, replay=session.replay, lost=lost)
+    request = CaptureRequest(
+        batches=context.settings.deepdive_batches, max_s=context.settings.deepdive_max_s, why="key"
+    )
+
+    def dive() -> str:
+        session.deepdive(request)
+        return "the same key cancels it"
+
+    def cancel() -> str:
+        return "" if session.cancel_deepdive() is not None else "no capture is running"
+
+    return Controls(
+        start_recording=start,
+        stop_recording=stop,
+        deepdive=dive,
+        preview_deepdive=lambda: session.preview_deepdive(request),
+        cancel_deepdive=cancel,
+        replay=session.replay,
+        lost=lost,
+    )
 
 
 def _pick(context: Context, groups: Sequence[Group]) -> Group | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
 from prismtop.commands.context import Interrupted, Reporter
 
+MEANWHILE_S = 0.07
 _HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -59,12 +61,14 @@ class StderrReporter:
 
             self._status.update(Text(text))
 
-    def confirm(self, question: str) -> bool | None:
+    def confirm(self, question: str, meanwhile: Callable[[], object] | None = None) -> bool | None:
         """Ask on the terminal; only `y` or `yes` agrees. None when there is no terminal to ask on."""
         if not (_is_terminal(sys.stderr) and sys.stdin is not None and sys.stdin.isatty()):
             return None
         sys.stderr.write(f"prismtop: {question} [y/N] ")
         sys.stderr.flush()
+        while meanwhile is not None and not select.select([sys.stdin], [], [], MEANWHILE_S)[0]:
+            meanwhile()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -12,9 +12,10 @@ from typing import Protocol
 from prismtop.commands.attaching import open_session
 from prismtop.commands.choose import describe, only_group, profiles_in_use
 from prismtop.commands.context import Context, closing_session
+from prismtop.deepdive import report
 from prismtop.errors import EXIT_FINDING, EXIT_OK, UnavailableError
 from prismtop.export import jsonl, table
-from prismtop.model import AttachState, Frame, HookStatus, Lost
+from prismtop.model import AttachState, Capture, Frame, HookStatus, Lost
 from prismtop.safe_text import safe_text
 
 _ENDED = (AttachState.GONE, AttachState.DETACHED)
@@ -143,14 +144,22 @@ class JsonSink:
         self._lost = Lost()
         self._warned: set[str] = set()
         self._gaps: dict[tuple[str, str], str] = {}
+        self._captured = _Captured()
 
     def write(self, frame: Frame) -> None:
-        """Print the session line first, then what is new: all of it in one write, also where Python's output
-        is unbuffered (containers).
+        """Print the session line first, then what is new, with few writes: Python's output may be unbuffered
+        (containers), and such a write is cut by a signal unless a pipe takes it as a whole.
         """
-        lines = self._lines(frame)
-        if lines:
-            self._context.write("\n".join(lines))
+        chunk: list[str] = []
+        room = select.PIPE_BUF
+        for line in self._lines(frame):
+            room -= len(line) + 1
+            if chunk and room < 0:
+                self._context.write("\n".join(chunk))
+                chunk, room = [], select.PIPE_BUF - len(line) - 1
+            chunk.append(line)
+        if chunk:
+            self._context.write("\n".join(chunk))
 
     def _lines(self, frame: Frame) -> list[str]:
         lines: list[str] = []
@@ -170,6 +179,8 @@ class JsonSink:
             write(jsonl.request_line(request, frame.clock))
         for alert in frame.changed_alerts:
             write(jsonl.alert_line(alert, frame.clock))
+        if frame.capture is not None and self._captured.news(frame.capture):
+            write(jsonl.capture_line(frame.capture, frame.clock))
         for counter in frame.new_counters:
             if counter.value is not None or self._gaps.get(counter.key) != counter.reason:
                 write(jsonl.counter_line(counter, frame.clock))
@@ -193,6 +204,7 @@ class TableSink:
         self._alerted: set[int] = set()
         self._outside = False
         self._lost = Lost()
+        self._captured = _Captured()
 
     def write(self, frame: Frame) -> None:
         """Print new batches, and the headings once, or once a screenful on a terminal."""
@@ -216,6 +228,8 @@ class TableSink:
                 self._context.report.say(f"{word} {alert.id}: {safe_text(alert.text)}")
                 if opened and self._terminal and self._context.settings.bell:
                     self._context.out.write("\a")
+        if frame.capture is not None and self._captured.news(frame.capture):
+            self._context.report.say(report.told(frame.capture))
         for batch in frame.new_batches:
             self._head(frame.hooks)
             self._context.write(table.row(batch, frame.clock, self._columns))
@@ -231,6 +245,21 @@ class TableSink:
         if due:
             self._context.write(table.header(self._columns))
             self._rows = 1
+
+
+class _Captured:
+    """Tells what is new of a capture: its phase, and at last its verdict."""
+
+    def __init__(self) -> None:
+        self._told: tuple[object, ...] = ()
+
+    def news(self, capture: Capture) -> bool:
+        """Whether this was not told yet."""
+        now = capture.number, capture.phase, capture.after_ms, capture.residual
+        if now == self._told:
+            return False
+        self._told = now
+        return True
 
 
 def _since(before: Lost, now: Lost) -> Lost:

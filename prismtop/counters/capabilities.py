@@ -23,7 +23,7 @@ from prismtop.targets.procfs import read_stat
 
 BETWEEN_S = 0.25
 """Time between the two readings; GPM needs a tenth of a second."""
-_GPU = "Needs a GPU that has it, and its driver."
+_GPU = "Needs a GPU that has it, and its driver; for an Intel GPU Level Zero (libze1, libze-intel-gpu1) too."
 FIXES = {
     "host.cpu": "Mount /proc of the host.",
     "host.frequency": "In a virtual machine the host hides it; elsewhere load a cpufreq driver.",

@@ -85,6 +85,7 @@ CATALOGUE: Mapping[str, Spec] = dict(
             host_cpu_steal_ratio="share of all cores' time that the hypervisor gave to others",
             host_context_switches_per_s="context switches of the whole host",
             host_running_count="threads running or ready to run",
+            host_cores_count="cores that the host has (read every 5 s)",
             host_blocked_count="threads blocked in uninterruptible sleep",
             core_busy_ratio="share of one core's time that it was busy",
         ),
@@ -142,6 +143,7 @@ CATALOGUE: Mapping[str, Spec] = dict(
             process_major_faults_per_s="page faults that had to wait for a disk",
             process_rss_bytes="resident memory",
             process_threads_count="threads",
+            process_stopped_ratio="1 when it was stopped (SIGSTOP, a debugger) at the moment of the reading",
         ),
         *_family(
             "process", "procfs", SLOW_S, _PID,
@@ -167,6 +169,7 @@ CATALOGUE: Mapping[str, Spec] = dict(
             "cgroup", "cgroup", FAST_S, _PID,
             cgroup_throttled_ratio="share of time that the CPU limit stopped its group or a parent of it",
             cgroup_throttled_periods_ratio="share of the limit's periods in which that happened",
+            cgroup_frozen_ratio="1 when its group was frozen at the moment of the reading, else 0",
             cgroup_memory_used_bytes="memory charged to the group, page cache included",
             cgroup_memory_high_total="times that the group was slowed down at its memory.high (v2)",
             cgroup_memory_limit_hits_total="times that the group met its memory limit",

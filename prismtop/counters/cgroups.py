@@ -15,6 +15,7 @@ from prismtop.counters.pressure import stall_totals
 from prismtop.counters.sheet import Sheet
 
 _NO_LIMIT = 1 << 60  # v1 writes a page-aligned LONG_MAX
+_CONTROLLERS = {"cpu", "memory", "freezer"}
 _NAMES = (
     "cgroup_throttled_ratio",
     "cgroup_memory_used_bytes",
@@ -28,18 +29,19 @@ class Paths:
     """Directories of one process's groups, innermost first; empty where there is none.
 
     Attributes:
-        cpu, memory: of the v1 controllers.
+        cpu, memory, freezer: of the v1 controllers.
         unified: of the v2 hierarchy.
     """
 
     cpu: list[str] = field(default_factory=list)
     memory: list[str] = field(default_factory=list)
+    freezer: list[str] = field(default_factory=list)
     unified: list[str] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, ...]:
         """The innermost directories: processes with the same ones are in the same groups."""
-        return tuple(dirs[0] for dirs in (self.cpu, self.memory, self.unified) if dirs)
+        return tuple(dirs[0] for dirs in (self.cpu, self.memory, self.freezer, self.unified) if dirs)
 
 
 def group_paths(pid: int, proc: str = "/proc") -> tuple[Paths, str]:
@@ -60,7 +62,7 @@ def group_paths(pid: int, proc: str = "/proc") -> tuple[Paths, str]:
                 continue
             dirs = _upwards(path, root, at)
             outside = outside or dirs is None
-            wanted = ("unified",) if two else tuple({"cpu", "memory"} & set(controllers.split(",")))
+            wanted = ("unified",) if two else tuple(_CONTROLLERS & set(controllers.split(",")))
             for name in wanted:
                 if not getattr(paths, name):
                     setattr(paths, name, dirs or [])
@@ -102,10 +104,16 @@ class CgroupReader:
         self._pids = pids
         self._proc = proc
         self._groups: dict[str, _Group] | None = None
+        self._memberships = [KeptFile(f"{proc}/{pid}/cgroup") for pid in pids]
+        self._seen: list[bytes] = []
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
-        """One round; a process that moved to another group is found in slow rounds."""
-        if slow or self._groups is None:
+        """One round. A process that moves to another group is followed at once: a limit may be all there is
+        in that group, and last for seconds.
+        """
+        seen = [_content(file) for file in self._memberships]
+        if slow or self._groups is None or seen != self._seen:
+            self._seen = seen
             self._find(sheet)
         for device, group in (self._groups or {}).items():
             group.read(sheet, device, slow)
@@ -129,13 +137,29 @@ class CgroupReader:
         for device, group in (self._groups or {}).items():
             if found.get(device) is not group:
                 group.close()
-                sheet.forget(device)
+                sheet.forget(device, "cgroup_")
         self._groups = found
 
     def close(self) -> None:
         """Close the files."""
+        for file in self._memberships:
+            file.close()
         for group in (self._groups or {}).values():
             group.close()
+
+
+def _content(file: KeptFile) -> bytes:
+    try:
+        return file.read()
+    except OSError:
+        return b""
+
+
+def _freezer_files(paths: Paths) -> list[KeptFile]:
+    """Where the kernel says whether a group is frozen, by itself or with a parent; none for root groups."""
+    named = ((paths.freezer, "freezer.state"), (paths.unified, "cgroup.events"))
+    wanted = [f"{dirs[0]}/{name}" for dirs, name in named if dirs]
+    return [KeptFile(path) for path in wanted if os.path.exists(path)]
 
 
 class _Group:
@@ -144,17 +168,19 @@ class _Group:
         self._v1_cpu = bool(paths.cpu)
         self._v1_memory = bool(paths.memory)
         self._stats = [KeptFile(f"{where}/cpu.stat") for where in paths.cpu or paths.unified]
+        self._freezers = _freezer_files(paths)
         self._pressure = {
             kind: KeptFile(f"{paths.unified[0]}/{kind}.pressure")
             for kind in (("cpu", "memory", "io") if paths.unified else ())
         }
 
     def close(self) -> None:
-        for file in (*self._stats, *self._pressure.values()):
+        for file in (*self._stats, *self._freezers, *self._pressure.values()):
             file.close()
 
     def read(self, sheet: Sheet, device: str, slow: bool) -> None:
         self._throttling(sheet, device)
+        self._freezing(sheet, device)
         if slow:
             self._cpu_limit(sheet, device)
         if self._v1_memory:
@@ -187,6 +213,15 @@ class _Group:
         if passed is not None and stopped is not None:
             # Without a limit no period passes: nothing was throttled.
             sheet.value("cgroup_throttled_periods_ratio", device, stopped[0] / max(1.0, passed[0]))
+
+    def _freezing(self, sheet: Sheet, device: str) -> None:
+        """A group without such a file is the root, or has no freezer: nobody can freeze it as one."""
+        states = [_content(file) for file in self._freezers]
+        frozen = any(
+            state.startswith((b"FROZEN", b"FREEZING")) or key_values(state).get(b"frozen") == 1
+            for state in states
+        )
+        sheet.value("cgroup_frozen_ratio", device, float(frozen))
 
     def _cpu_limit(self, sheet: Sheet, device: str) -> None:
         limits = []

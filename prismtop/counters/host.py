@@ -58,6 +58,8 @@ class HostReader:
             return
         cores = sum(line.startswith(b"cpu") for line in lines) - 1
         single = slow or cores <= CORES_OFTEN
+        if slow:
+            sheet.value("host_cores_count", "host", cores)
         for line in lines:
             if line.startswith(b"cpu"):
                 if single or line.startswith(b"cpu "):

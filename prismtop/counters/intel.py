@@ -1,4 +1,4 @@
-"""Intel GPUs: sysfs of the xe and i915 drivers, and fdinfo for processes."""
+"""Intel GPUs: Level Zero's sysman where installed, sysfs of the xe and i915 drivers, fdinfo for processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from prismtop.counters.clock_limits import clock_limit_words
 from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.drm import Card, ProcessShares, cards
 from prismtop.counters.files import entries, read_int
+from prismtop.counters.intel_sysman import open_sysman
 from prismtop.counters.sheet import Reader, Sheet
 
 _REASONS = {
@@ -22,7 +23,7 @@ _REASONS = {
     "vr_tdc": 0x200,
 }
 """throttle_reason_* (i915) and reason_* (xe) as bits of `gpu_clock_limits_bitmask`."""
-_NONE = "the kernel driver does not tell it; Level Zero sysman would"
+_NONE = "the kernel driver does not tell it"
 _MISSING = missing(
     (
         "gpu_busy_ratio",
@@ -85,53 +86,85 @@ class IntelReader:
             card.device: (card, _Files(card, where.sys)) for card in found
         }
         self._shares = ProcessShares(where, {card.address: card.device for card in found})
+        self._sysman, self._no_sysman = open_sysman([target.id.pid for target in where.targets])
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
         """One round."""
-        for device, (_, files) in self._cards.items():
-            self._card(sheet, device, files, slow)
+        for device, (card, files) in self._cards.items():
+            told: Mapping[str, str] = {}
+            if self._sysman is not None:
+                told = self._sysman.read(sheet, device, card.address, slow=slow)
+            _Sysfs(sheet, device, told, self._no_sysman).read(files, slow)
         self._shares.read(sheet, slow=slow)
 
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _card(self, sheet: Sheet, device: str, files: _Files, slow: bool) -> None:
+
+class _Sysfs:
+    """One card's round of what sysman did not tell.
+
+    Args:
+        told: by name of a counter why sysman did not read it, empty when it did.
+        no_sysman: why there is no sysman; empty when there is.
+    """
+
+    def __init__(self, sheet: Sheet, device: str, told: Mapping[str, str], no_sysman: str) -> None:
+        self._sheet, self._device, self._told, self._no_sysman = sheet, device, told, no_sysman
+
+    def read(self, files: _Files, slow: bool) -> None:
+        sheet, device = self._sheet, self._device
+        if self._wanted("gpu_busy_ratio"):
+            self._awake(files)
+        self._simple("gpu_sm_clock_mhz", files.clock)
+        if self._wanted("gpu_clock_limits_bitmask"):
+            bits = files.limits()
+            if bits is None:
+                self._gap("gpu_clock_limits_bitmask", "the driver has no throttle reasons")
+            else:
+                words = clock_limit_words(bits)
+                sheet.value("gpu_clock_limits_bitmask", device, bits, source="sysfs", text=words)
+        if self._wanted("gpu_power_watts"):
+            energy = read_int(f"{files.hwmon}/energy1_input")
+            if energy is None:
+                self._gap("gpu_power_watts", "the driver has no energy1_input")
+            else:
+                sheet.rate("gpu_power_watts", device, energy, 1e-6, source="sysfs")
+        temperatures = sorted(glob.glob(f"{files.hwmon}/temp*_input"))
+        self._simple("gpu_temperature_celsius", (temperatures or [""])[0], 1e-3)
+        if slow:
+            self._simple("gpu_sm_clock_max_mhz", files.clock_max)
+            self._simple("gpu_power_limit_watts", f"{files.hwmon}/power1_max", 1e-6)
+            for name in _MISSING:
+                if self._wanted(name):
+                    self._gap(name, _NONE)
+
+    def _wanted(self, name: str) -> bool:
+        return self._told.get(name) != ""
+
+    def _gap(self, name: str, reason: str) -> None:
+        if self._no_sysman:
+            why = self._no_sysman
+        else:
+            why = self._told.get(name) or "it does not tell it either"
+        self._sheet.gap(name, self._device, f"{reason}; Level Zero: {why}", source="sysfs")
+
+    def _awake(self, files: _Files) -> None:
+        sheet, device = self._sheet, self._device
         idle = read_int(files.idle_ms)
         if idle is None:
-            sheet.gap("gpu_busy_ratio", device, "the driver has no residency counter", source="sysfs")
-        else:
-            grown = sheet.delta("gpu_busy_ratio", device, idle)
-            if grown is not None:
-                awake = max(0.0, 1 - grown[0] / 1e3 / grown[1])
-                sheet.value(
-                    "gpu_busy_ratio", device, awake, source="sysfs", text="awake: busy at most so much"
-                )
-        self._simple(sheet, "gpu_sm_clock_mhz", device, files.clock)
-        bits = files.limits()
-        if bits is None:
-            sheet.gap(
-                "gpu_clock_limits_bitmask", device, "the driver has no throttle reasons", source="sysfs"
-            )
-        else:
-            words = clock_limit_words(bits)
-            sheet.value("gpu_clock_limits_bitmask", device, bits, source="sysfs", text=words)
-        energy = read_int(f"{files.hwmon}/energy1_input")
-        if energy is None:
-            sheet.gap("gpu_power_watts", device, "the driver has no energy1_input", source="sysfs")
-        else:
-            sheet.rate("gpu_power_watts", device, energy, 1e-6, source="sysfs")
-        temperatures = sorted(glob.glob(f"{files.hwmon}/temp*_input"))
-        self._simple(sheet, "gpu_temperature_celsius", device, (temperatures or [""])[0], 1e-3)
-        if slow:
-            self._simple(sheet, "gpu_sm_clock_max_mhz", device, files.clock_max)
-            self._simple(sheet, "gpu_power_limit_watts", device, f"{files.hwmon}/power1_max", 1e-6)
-            for name in _MISSING:
-                sheet.gap(name, device, _NONE, source="sysfs")
+            self._gap("gpu_busy_ratio", "the driver has no residency counter")
+            return
+        grown = sheet.delta("gpu_busy_ratio", device, idle)
+        if grown is not None:
+            awake = max(0.0, 1 - grown[0] / 1e3 / grown[1])
+            sheet.value("gpu_busy_ratio", device, awake, source="sysfs", text="awake: busy at most so much")
 
-    def _simple(self, sheet: Sheet, name: str, device: str, file: str, scale: float = 1.0) -> None:
+    def _simple(self, name: str, file: str, scale: float = 1.0) -> None:
+        if not self._wanted(name):
+            return
         value = read_int(file) if file else None
         if value is None:
-            what = file.rsplit("/", 1)[-1] or "such sensor"
-            sheet.gap(name, device, f"the driver has no {what}", source="sysfs")
+            self._gap(name, f"the driver has no {file.rsplit('/', 1)[-1] or 'such sensor'}")
         else:
-            sheet.value(name, device, value * scale, source="sysfs")
+            self._sheet.value(name, self._device, value * scale, source="sysfs")

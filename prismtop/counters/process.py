@@ -159,6 +159,7 @@ class ProcessReader:
         rate("process_minor_faults_per_s", device, int(stat[7]))
         rate("process_major_faults_per_s", device, int(stat[9]))
         value("process_threads_count", device, int(stat[17]))
+        value("process_stopped_ratio", device, float(stat[0] in (b"T", b"t")))
         value("process_rss_bytes", device, int(stat[21]) * _PAGE)
         self._threads(sheet, process, slow)
         if slow:

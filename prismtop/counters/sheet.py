@@ -104,11 +104,11 @@ class Sheet:
         self.value(name, device, rate, source=source, seldom=seldom)
         return rate
 
-    def forget(self, device: str) -> None:
-        """Drop what is remembered about a device that is gone."""
+    def forget(self, device: str, prefix: str = "") -> None:
+        """Drop what is remembered about a device that is gone, or about its counters with that prefix."""
         stores: tuple[dict[tuple[str, str], Any], ...] = (self._totals, self._gaps)
         for store in stores:
-            for key in [key for key in store if key[1] == device]:
+            for key in [key for key in store if key[1] == device and key[0].startswith(prefix)]:
                 del store[key]
 
     def take(self) -> tuple[Counter, ...]:

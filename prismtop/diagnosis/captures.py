@@ -92,13 +92,23 @@ class Capture:
         return self.roles.get(int(found[1]), "") or "the engine's processes"
 
 
-def evidence_of(normal: Capture, abnormal: Capture) -> Evidence:
-    """Compare two captures; there is no onset between them."""
+def evidence_of(
+    normal: Capture,
+    abnormal: Capture,
+    more: Mapping[Key, Windows] | None = None,
+    texts: Mapping[Key, str] | None = None,
+) -> Evidence:
+    """Compare two captures; there is no onset between them.
+
+    Args:
+        more: series that are neither of batches nor of counters: kernels of deep captures.
+        texts: words about a series.
+    """
     before, after = normal.counters(), abnormal.counters()
     windows: dict[Key, Windows] = {
         key: (before.get(key, ()), after.get(key, ()), None) for key in {**before, **after}
     }
-    return gather(windows, (normal.batches(), abnormal.batches()))
+    return gather({**windows, **(more or {})}, (normal.batches(), abnormal.batches()), texts=texts)
 
 
 def _unjudged(batch: Batch) -> Observation:

@@ -22,6 +22,8 @@ LIMITED_BITS = 0x2 | 0x4 | 0x8 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 FRONTEND_ROLES = ("frontend", "router")
 TOKENIZER_ROLES = ("tokenizer_worker", "detokenizer")
 """Role names of the engine profiles."""
+ALONE = ("deep.gc_share", "deep.runqueue_share")
+"""Shares of a capture that say something without a baseline: a capture often shows the incident only."""
 SURE = 100
 PAIR_NS = 2_000_000_000
 """Readings of two counters at most so far apart describe the same moment."""
@@ -30,6 +32,8 @@ _SOURCES: Mapping[str, tuple[str, ...]] = {
     "gpu_clock_limited": ("gpu_clock_limits_bitmask",),
     "gpu_memory_used_ratio": ("gpu_memory_used_bytes", "gpu_memory_total_bytes"),
     "gpu_others_busy_ratio": ("gpu_busy_ratio", "gpu_process_busy_ratio"),
+    "host.others_busy_ratio": ("host_cpu_busy_ratio", "process_cpu_ratio", "host_cores_count"),
+    "process.side_cpu_ratio": ("process_cpu_ratio", "thread_cpu_ratio"),
     "frontend.cpu_ratio": ("process_cpu_ratio",),
     "tokenizer.cpu_ratio": ("process_cpu_ratio",),
 }
@@ -69,11 +73,28 @@ def with_derived(
                 made["gpu_others_busy_ratio", device] = others
         elif name == "process_cpu_ratio":
             made[_role_signal(device, roles), device] = points
+            main = series.get(_main_thread(device, series), ())
+            if main:
+                made["process.side_cpu_ratio", device] = _less(points, [main])
         elif name.endswith("_total"):
             made[name, device] = rate(points)
         else:
             made[name, device] = points
+    busy, cores = series.get(("host_cpu_busy_ratio", "host")), series.get(("host_cores_count", "host"))
+    engine = [points for (name, _), points in series.items() if name == "process_cpu_ratio"]
+    if busy and cores and engine and cores[-1][1] > 0:
+        shares = [[(t, v / cores[-1][1]) for t, v in points] for points in engine]
+        made["host.others_busy_ratio", "host"] = _less(busy, shares)
+        del made["host_cpu_busy_ratio", "host"]  # the engine's own work is no trouble of the engine
     return {key: points for key, points in made.items() if key[0] in USED_SIGNALS}
+
+
+def _main_thread(device: str, series: Mapping[Key, Sequence[Point]]) -> Key:
+    """The series of the CPU time of a process's main thread."""
+    pid = device.removeprefix("pid ")
+    start = f"{device} tid {pid} "
+    name = "thread_cpu_ratio"
+    return next((key for key in series if key[0] == name and f"{key[1]} ".startswith(start)), (name, ""))
 
 
 def gather(
@@ -111,8 +132,11 @@ def gather(
     for name, (before, after) in batch_series(*batches).items():
         if before and after:
             effects.pop(name, None)
-        text = slowest_rank(batches[1]) if name == "rank.skew" else ""
+        text = slowest_rank(batches[1]) if name == "rank.skew" else (texts or {}).get((name, ""), "")
         add(name, "", (before, after, None), text)
+        if name in ALONE and not before and after:
+            level = math.fsum(value for _, value in after) / len(after)
+            effects.setdefault(name, []).append(Effect(name, "", level, level, 0.0, 0, len(after), text=text))
     if slower is not None:
         effects.setdefault("batch.excess", []).append(_detected(slower, len(batches[1])))
     kept = {name: tuple(found) for name, found in effects.items()}
@@ -137,11 +161,16 @@ def _without_own(
     ]
     if not own:
         return None
+    return _less(busy, own)
+
+
+def _less(whole: Sequence[Point], parts: Sequence[Sequence[Point]]) -> list[Point]:
+    """A series less others, where all of them were read at about the same time; never below 0."""
     made = []
-    for time_ns, value in busy:
-        parts = [_nearest(points, time_ns) for points in own]
-        known = [part for part in parts if part is not None]
-        if len(known) == len(parts):
+    for time_ns, value in whole:
+        taken = [_nearest(points, time_ns) for points in parts]
+        known = [part for part in taken if part is not None]
+        if len(known) == len(taken):
             made.append((time_ns, max(0.0, value - sum(known))))
     return made
 

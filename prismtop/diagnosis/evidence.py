@@ -22,6 +22,10 @@ NOISE_FLOOR = 0.002
 """A series is never taken to be steadier than this share of its level: resolution, rounding."""
 STRETCHES = 8
 """Stretches of a baseline from which it can be told how far a series wanders."""
+NEVER_BEFORE = 1 / 3
+"""What never happened in the baseline stands out by happening, however unevenly: the share of an incident's
+own spread that counts then.
+"""
 MAD_SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 BEYOND_ALL = 1e6
@@ -182,6 +186,8 @@ def _error(before: Sequence[float], after: Sequence[float], *, mean: bool) -> fl
         own = noise
     else:
         own = max(spread(after), noise if len(after) <= ENOUGH else noise / 2)
+        if mean and not any(before):
+            own *= NEVER_BEFORE
     error = math.sqrt(noise**2 / min(len(before), INDEPENDENT) + own**2 / min(len(after), INDEPENDENT))
     return max(error, _wandering(before, len(after), _mean if mean else median))
 

@@ -16,6 +16,7 @@ CAUSE_IDS = (
     "cpu_frequency",
     "cpu_contention",
     "cgroup_throttling",
+    "process_stopped",
     "memory_pressure",
     "pcie_saturation",
     "interconnect_saturation",
@@ -110,15 +111,19 @@ def _fell(weight: float, least: float, full: float, *signals: str) -> Sign:
     return Sign(signals, weight, least, full, direction=DOWN)
 
 
-_RUNQ = ("thread_runq_wait_ratio", "process_runq_wait_ratio")
+_BUSY = ("host.others_busy_ratio", "host_cpu_busy_ratio")
+"""The second where the engine's own share is not known: the first replaces it (`collect.with_derived`)."""
+_RUNQ = ("thread_runq_wait_ratio", "process_runq_wait_ratio", "deep.runqueue_share")
 _FAULTS = ("thread_major_faults_per_s", "process_major_faults_per_s")
 _PCIE = ("gpu_pcie_receive_bytes_per_s", "gpu_pcie_transmit_bytes_per_s")
 _NVLINK = ("gpu_nvlink_receive_bytes_per_s", "gpu_nvlink_transmit_bytes_per_s")
 _WAITED_ALREADY = Sign(_RUNQ[:1], 2.0, 0.25, 0.7, absolute=True, standing=True)
+_WAITED_IN_CAPTURE = Sign(("deep.runqueue_share",), 3.0, 0.15, 0.6, absolute=True, standing=True)
+_COLLECTED_IN_CAPTURE = Sign(("deep.gc_share",), 3.5, 0.05, 0.3, absolute=True, standing=True)
 _STOPPED_ALREADY = Sign(("cgroup_throttled_ratio",), 2.2, 0.05, 0.4, absolute=True, standing=True)
 _CLOCK_DOWN = _fell(3.0, 0.03, 0.25, "host_cpu_frequency_mhz")
 _WAITS_FOR_CORE = _up(3.0, 0.02, 0.25, *_RUNQ)
-_HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch")
+_HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch", "deep.device_idle_share")
 _DEVICE_GREW = _up(0.8, 0.03, 0.3, "stage.wait")
 _DEVICE_SLOWER = ("kernel.time", "gpu_busy_ratio", "stage.wait", "stage.launch")
 _RESOURCES = (
@@ -142,6 +147,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         needs=(
             _fell(5.0, 0.03, 0.2, "gpu_sm_clock_mhz"),
             _fell(4.5, 0.03, 0.2, "gpu_memory_clock_mhz"),
+            # Without clocks: whatever a kernel does, it takes longer. Others on the GPU do that as well.
+            _grew(3.2, 0.05, 0.5, "kernel.every"),
         ),
         supports=(
             # The same work takes longer then. A lower clock that nothing notices limits nothing.
@@ -150,7 +157,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _DEVICE_GREW,
         ),
         # An idle GPU lowers its own clock.
-        against=(Sign(("gpu_busy_ratio",), 3.5, 0.05, 0.4, direction=DOWN, absolute=True),),
+        against=(
+            Sign(("gpu_busy_ratio",), 3.5, 0.05, 0.4, direction=DOWN, absolute=True),
+            _up(1.5, 0.05, 0.4, "deep.device_idle_share"),
+        ),
     ),
     Hypothesis(
         "cpu_frequency",
@@ -160,10 +170,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         supports=(
             _grew(0.7, 0.1, 1.0, "thread_runq_delay_seconds"),
             _grew(1.5, 0.1, 1.0, "host_thermal_throttles_total"),
+            _grew(0.7, 0.1, 1.0, "deep.launch_share"),
             _HOST_GREW,
         ),
         # Load on all cores lowers the turbo clock: then the load is the cause.
-        against=(_up(4.0, 0.03, 0.2, "host_cpu_busy_ratio"),),
+        against=(_up(4.0, 0.03, 0.2, *_BUSY),),
     ),
     Hypothesis(
         "cpu_contention",
@@ -171,10 +182,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "`top -H` sorted by core; pin the engine (`taskset`, cpuset) or move the other work away.",
         needs=(
             _up(5.0, 0.02, 0.25, *_RUNQ),
-            _up(3.5, 0.03, 0.3, "host_cpu_busy_ratio"),
+            _up(3.5, 0.03, 0.3, *_BUSY),
             _up(4.0, 0.05, 0.4, "host_pressure_cpu_some_ratio", "cgroup_pressure_cpu_some_ratio"),
             _up(4.5, 0.02, 0.2, "host_cpu_steal_ratio"),
             _WAITED_ALREADY,
+            _WAITED_IN_CAPTURE,
         ),
         supports=(
             _grew(2.0, 0.1, 0.8, "thread_runq_delay_seconds"),
@@ -183,8 +195,12 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _grew(1.0, 0.5, 2.5, "thread_involuntary_switches_per_s", floor=10),
             _HOST_GREW,
         ),
-        against=(_fell(2.0, 0.25, 0.8, "host_cpu_frequency_mhz"),),
-        yields_to=("cgroup_throttling",),
+        against=(
+            _fell(2.0, 0.25, 0.8, "host_cpu_frequency_mhz"),
+            # Then it is its own threads that want the cores.
+            _up(3.0, 0.15, 0.5, "process.side_cpu_ratio"),
+        ),
+        yields_to=("cgroup_throttling", "process_stopped"),
     ),
     Hypothesis(
         "cgroup_throttling",
@@ -196,6 +212,15 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _STOPPED_ALREADY,
         ),
         supports=(_HOST_GREW,),
+    ),
+    Hypothesis(
+        "process_stopped",
+        "The engine was stopped from outside: a signal, a debugger or a freezer",
+        "Who sends SIGSTOP or freezes its cgroup: a debugger, a checkpointer, a job scheduler.",
+        needs=(
+            # Read once a second: one reading of several is what a burst leaves.
+            _up(6.0, 0.05, 0.25, "process_stopped_ratio", "cgroup_frozen_ratio"),
+        ),
     ),
     Hypothesis(
         "memory_pressure",
@@ -220,7 +245,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _fell(5.0, 0.4, 0.7, "gpu_pcie_width_count"),
             _up(3.5, 1, 100, "gpu_pcie_replays_total"),
         ),
-        supports=(_DEVICE_GREW, _grew(0.5, 0.05, 0.5, "kernel.time")),
+        supports=(
+            _DEVICE_GREW,
+            _grew(0.5, 0.05, 0.5, "kernel.time"),
+            _up(1.0, 0.02, 0.3, "deep.copy_share"),
+        ),
     ),
     Hypothesis(
         "interconnect_saturation",
@@ -231,7 +260,11 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _up(3.5, 1, 100, "gpu_nvlink_errors_total", "rdma_retransmits_per_s"),
             _up(3.5, 100, 1e5, "rdma_congestion_per_s", "rdma_transmit_wait_per_s"),
         ),
-        supports=(_grew(1.0, 0.1, 0.7, "kernel.collective_seconds"), _DEVICE_GREW),
+        supports=(
+            _grew(1.0, 0.1, 0.7, "kernel.collective_seconds"),
+            _up(1.0, 0.03, 0.3, "deep.exposed_share"),
+            _DEVICE_GREW,
+        ),
     ),
     Hypothesis(
         "gpu_shared",
@@ -295,10 +328,17 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "gc_or_gil",
         "Python itself holds the engine's thread: garbage collection, or another thread has the GIL",
         "`prismtop deepdive` shows it; `gc.freeze()` after warm-up, fewer Python threads in the process.",
-        needs=(_up(1.8, 0.03, 0.3, "stage.host"),),
+        needs=(
+            _up(1.8, 0.03, 0.3, "stage.host"),
+            # Another thread of the process runs while batches take longer: one of them waits for the lock.
+            _up(3.5, 0.1, 0.5, "process.side_cpu_ratio"),
+            _up(5.0, 0.01, 0.15, "deep.gc_share"),
+            _COLLECTED_IN_CAPTURE,
+        ),
         supports=(
             _grew(1.2, 0.4, 2.0, "thread_voluntary_switches_per_s", floor=20),
             _up(0.8, 0.1, 0.8, "process_cpu_ratio"),
+            _grew(0.0, 0.05, 0.5, "batch.excess", "batch.decode_excess", missed=2.5),
         ),
         against=(_up(1.5, 0.05, 0.3, "stage.wait"), _WAITED_ALREADY, _STOPPED_ALREADY),
         quiet=(
@@ -306,7 +346,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _CLOCK_DOWN,
             _up(3.0, 2, 200, *_FAULTS),
             _up(3.0, 0.01, 0.2, "cgroup_throttled_ratio"),
-            _up(3.0, 0.03, 0.3, "host_cpu_busy_ratio"),
+            _up(3.0, 0.03, 0.3, *_BUSY),
         ),
         quiet_weight=2.2,
     ),
@@ -335,7 +375,10 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "straggler_rank",
         "One rank is late and the others wait for it in the collective",
         "The named rank's host and GPU: clocks, its cores, its NUMA node.",
-        needs=(_grew(5.5, 0.1, 0.8, "rank.skew"),),
+        needs=(
+            _grew(5.5, 0.1, 0.8, "rank.skew"),
+            _grew(5.0, 0.1, 0.8, "rank.compute_skew"),
+        ),
         supports=(_DEVICE_GREW,),
     ),
     Hypothesis(

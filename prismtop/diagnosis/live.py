@@ -34,7 +34,7 @@ LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
 """After an alert opened: at once from batches, then again when counters of one and of five seconds came."""
 LAST_LOOK_NS = 3 * SECOND
 """After it closed, once more: the readings of its last seconds come late."""
-ANSWER_SHARE = 0.002
+ANSWER_SHARE = 0.005
 """Share of a core that answers may take in the long run: in a storm of alerts they come later."""
 ANSWER_BURST_S = 0.4
 """CPU seconds of answers that may come at once."""
@@ -210,7 +210,11 @@ class LiveDiagnoser:
 
     def _evidence(self, alert: Alert, frame: Frame) -> Evidence:
         start, end = alert.started_ns, alert.closed_ns or frame.time_ns
-        others = [span for id_, span in self._spans.items() if id_ != alert.id]
+        others = [
+            span
+            for id_, span in self._spans.items()
+            if id_ != alert.id and span[1] + SECOND >= start - BASELINE_NS and span[0] < start
+        ]
         series = {key: list(points) for key, points in self._series.items()}
         counters: dict[Key, Windows] = {}
         for key, points in with_derived(series, self._roles).items():

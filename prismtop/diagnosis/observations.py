@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from prismtop.diagnosis.evidence import ENOUGH, Point, median
-from prismtop.model import Batch, Mode, Workload
+from prismtop.model import Batch, Mode, Part, Workload
 
 HOST_STAGES = ("schedule", "prepare", "sample", "post")
 """Stages in which the host works for the batch; `launch` is kept apart, for it also waits for the device."""
@@ -25,6 +25,7 @@ class Observation(NamedTuple):
         stages: exclusive nanoseconds by name.
         skew: slowest rank's time before its collective over the median rank's; None without ranks.
         slowest: that rank.
+        whole: what device and host did in it; None without a deep capture.
     """
 
     time_ns: int
@@ -37,6 +38,7 @@ class Observation(NamedTuple):
     stages: Mapping[str, int]
     skew: float | None
     slowest: int | None
+    whole: Part | None = None
 
 
 def observe(batch: Batch) -> Observation:
@@ -53,6 +55,7 @@ def observe(batch: Batch) -> Observation:
         batch.stage_ns(),
         skew,
         slowest,
+        batch.breakdown.parts[0] if batch.breakdown is not None and batch.breakdown.parts else None,
     )
 
 
@@ -121,6 +124,13 @@ class Usual:
         key = self.peers(seen)
         length = self._median(key, ()) if key is not None else 0.0
         return seen.duration_ns / length if length else None
+
+    def length(self, seen: Observation) -> float:
+        """What a batch with this work usually takes, ns; its own length without a baseline. What makes every
+        batch longer by the same share would not show as a share of the batch itself.
+        """
+        key = self.peers(seen)
+        return (self._median(key, ()) if key is not None else self.duration_ns) or seen.duration_ns
 
     def _share(self, stages: tuple[str, ...]) -> float:
         length = self._median(_ALL, ())
@@ -214,6 +224,27 @@ def _idle_share(seen: Observation, _: Usual) -> float | None:
     return seen.idle_ns / whole if whole > 0 else None
 
 
+def _host_share(name: str) -> Callable[[Observation, Usual], float | None]:
+    def share(seen: Observation, usual: Usual) -> float | None:
+        value: int | None = getattr(seen.whole.host, name) if seen.whole is not None else None
+        length = usual.length(seen)
+        return value / length if value is not None and length else None
+
+    return share
+
+
+def _device_share(name: str) -> Callable[[Observation, Usual], float | None]:
+    def share(seen: Observation, usual: Usual) -> float | None:
+        device = seen.whole.device if seen.whole is not None else None
+        length = usual.length(seen)
+        if device is None or not length:
+            return None
+        value: int = getattr(device, name)
+        return value / length / max(1, device.devices)
+
+    return share
+
+
 _READERS: Mapping[str, Callable[[Observation, Usual], float | None]] = {
     "batch.excess": lambda seen, usual: usual.excess(seen),
     "batch.decode_excess": _decode_excess,
@@ -234,4 +265,10 @@ _READERS: Mapping[str, Callable[[Observation, Usual], float | None]] = {
     "workload.preempted": _load("preempted"),
     "workload.cached_share": _cached_share,
     "rank.skew": lambda seen, _: seen.skew,
+    "deep.gc_share": _host_share("gc_ns"),
+    "deep.runqueue_share": _host_share("runqueue_ns"),
+    "deep.launch_share": _host_share("launches_ns"),
+    "deep.device_idle_share": _device_share("idle_ns"),
+    "deep.exposed_share": _device_share("exposed_ns"),
+    "deep.copy_share": _device_share("copy_ns"),
 }

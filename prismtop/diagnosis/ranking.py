@@ -136,6 +136,8 @@ def _moved(sign: Sign, evidence: Evidence) -> _Moved:
     for effect in evidence.of(sign.signals):
         if sign.ceiling is not None and effect.name.endswith("_ratio") and effect.before >= sign.ceiling:
             continue
+        if not effect.baseline_points and not sign.standing:
+            continue
         if sign.standing:
             strength = _standing(sign, effect) if evidence.onset_ns is not None else 0.0
         else:
@@ -258,7 +260,9 @@ def sentence(effect: Effect) -> str:
 def _standing_sentence(effect: Effect) -> str:
     signal = SIGNALS[effect.name]
     where = f" ({effect.device})" if effect.device else ""
-    return f"{signal.label}{where} {written(effect.after, signal.unit)}, high before as well"
+    text = f" [{effect.text}]" if effect.text else ""
+    since = "high before as well" if effect.baseline_points else "with nothing before it to compare"
+    return f"{signal.label}{where} {written(effect.after, signal.unit)}, {since}{text}"
 
 
 def _score(odds: float) -> float:

@@ -1,7 +1,7 @@
 """Every series that a hypothesis may ask for: counters by their own names, and what batches say.
 
 Counters keep the names of `prismtop.counters.catalogue`. What is made here of batches starts with `batch.`,
-`stage.`, `workload.`, `rank.` or `model.`; what only a capture knows starts with `kernel.`.
+`stage.`, `workload.`, `rank.` or `model.`; what only a capture knows starts with `kernel.` or `deep.`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Signal:
 SIGNALS: Mapping[str, Signal] = {
     # host
     "host_cpu_busy_ratio": Signal("busy share of all cores", "ratio"),
+    "host.others_busy_ratio": Signal("share of all cores that other processes use", "ratio"),
     "host_cpu_steal_ratio": Signal("core time taken by the hypervisor", "ratio"),
     "host_cpu_frequency_mhz": Signal("CPU clock", "mhz"),
     "host_thermal_throttles_total": Signal("CPU thermal throttles", "per_s", mean=True),
@@ -41,9 +42,12 @@ SIGNALS: Mapping[str, Signal] = {
     "tcp_retransmits_per_s": Signal("TCP retransmits", "per_s", mean=True),
     # processes of the engine
     "process_cpu_ratio": Signal("CPU use of the process", "cores"),
+    "process.side_cpu_ratio": Signal("CPU use of the process beside its main thread", "cores"),
     "process_runq_wait_ratio": Signal("run-queue wait of the process", "seconds_per_s"),
     "process_major_faults_per_s": Signal("major page faults of the process", "per_s", mean=True),
     "process_swap_bytes": Signal("memory of the process in swap", "bytes"),
+    "process_stopped_ratio": Signal("share of readings in which the process was stopped", "ratio", mean=True),
+    "cgroup_frozen_ratio": Signal("share of readings in which its group was frozen", "ratio", mean=True),
     "thread_runq_wait_ratio": Signal("run-queue wait of the thread", "ratio"),
     "thread_runq_delay_seconds": Signal("wait for a core each time it was ready", "seconds"),
     "thread_voluntary_switches_per_s": Signal("voluntary context switches", "per_s"),
@@ -102,6 +106,14 @@ SIGNALS: Mapping[str, Signal] = {
     "kernel.time": Signal("time of the same GPU kernels", "times"),
     "kernel.collective_seconds": Signal("fastest rank's time in collectives", "seconds"),
     "kernel.new_share": Signal("GPU time in kernels that were not there before", "ratio", mean=True),
+    "kernel.every": Signal("time of the GPU kernels that changed least", "times"),
+    "rank.compute_skew": Signal("slowest rank's compute kernels, over the median rank's", "times"),
+    "deep.gc_share": Signal("garbage collection, as a share of a batch", "ratio", mean=True),
+    "deep.runqueue_share": Signal("ready without a core, as a share of a batch", "ratio", mean=True),
+    "deep.launch_share": Signal("launching kernels, as a share of a batch", "ratio"),
+    "deep.device_idle_share": Signal("device idle, as a share of a batch", "ratio"),
+    "deep.exposed_share": Signal("collectives beside no compute, as a share of a batch", "ratio"),
+    "deep.copy_share": Signal("copies, as a share of a batch", "ratio"),
 }
 """By name."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from prismtop.model import Alert, Percentiles
 from prismtop.safe_text import safe_text
@@ -11,8 +12,11 @@ from prismtop.trace.compare import LEVEL, Comparison
 from prismtop.trace.load import Trace
 from prismtop.trace.summary import Distribution, Summary, stages_of
 
+if TYPE_CHECKING:
+    from prismtop.deepdive.analysis import DeepAnalysis
 
-def analysis_object(trace: Trace, summary: Summary) -> dict[str, Any]:
+
+def analysis_object(trace: Trace, summary: Summary, deep: DeepAnalysis | None = None) -> dict[str, Any]:
     """Everything of a summary but its timeline. Times in milliseconds, as the names say."""
     made: dict[str, Any] = {
         "files": [
@@ -96,6 +100,13 @@ def analysis_object(trace: Trace, summary: Summary) -> dict[str, Any]:
         }
         for (name, device), reading in sorted(summary.counters.items())
     ]
+    captured = [story.captured for story in trace.stories if story.captured is not None]
+    if captured:
+        made["captures"] = [_safe(capture) for capture in captured]
+    if deep is not None:
+        from prismtop.export.deep_report import deep_object
+
+        made["deepdive"] = deep_object(deep)
     return made
 
 
@@ -163,6 +174,17 @@ def comparison_object(before: str, after: str, found: Comparison) -> dict[str, A
         "stages_only_before": [list(pair) for pair in found.only_before],
         "stages_only_after": [list(pair) for pair in found.only_after],
     }
+
+
+def _safe(value: Any) -> Any:
+    """What a file says of its capture, safe to print."""
+    if isinstance(value, str):
+        return safe_text(value)
+    if isinstance(value, Mapping):
+        return {safe_text(key): _safe(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_safe(inner) for inner in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
 def _seconds(time_ns: int, trace: Trace) -> float:

@@ -7,6 +7,7 @@ security policy forbids scripts and every request, should something slip through
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from prismtop import __version__
 from prismtop.export.svg import Band, Line, line_plot, stacked_bars, text
@@ -15,7 +16,11 @@ from prismtop.model import Alert
 from prismtop.trace.load import Trace
 from prismtop.trace.summary import BINS, Distribution, Summary, stages_of
 
+if TYPE_CHECKING:
+    from prismtop.deepdive.analysis import DeepAnalysis
+
 _SERIES = 24
+_NAMES = 40
 _STYLE = """
 :root { color-scheme: light dark; --ink:#1c2430; --soft:#667180; --line:#d7dde5; --paper:#fff; --bad:#c0392b;
   --a:#2563eb; --b:#d97706; --c:#0d9488; --d:#9333ea; }
@@ -45,10 +50,11 @@ svg { width: 100%; height: auto; font: 11px system-ui, sans-serif; } svg text { 
 """
 
 
-def page(trace: Trace, summary: Summary) -> str:
+def page(trace: Trace, summary: Summary, deep: DeepAnalysis | None = None) -> str:
     """The whole page.
 
     Args:
+        deep: what operators and device events amount to; None without any.
     """
     names = ", ".join(story.path.name for story in trace.stories)
     body = "".join(
@@ -59,6 +65,7 @@ def page(trace: Trace, summary: Summary) -> str:
             _stages(summary),
             _modes(summary),
             _anomalies(trace, summary),
+            _deep(deep),
             _counters(summary),
             f'<p class="soft">prismtop {text(__version__)}</p>',
         )
@@ -192,6 +199,24 @@ def _counters(summary: Summary) -> str:
         for (name, device), reading in sorted(summary.counters.items())
     ]
     made.append(_table(("counter", "device", "readings", "min", "mean", "max", "unit"), rows))
+    return "".join(made)
+
+
+def _deep(deep: DeepAnalysis | None) -> str:
+    if deep is None:
+        return ""
+    from prismtop.export import deep_report as report
+
+    made = ["<h2>Deep capture</h2>", *(f"<p>{text(line, 400)}</p>" for line in report.facts(deep))]
+    for title, header, rows in report.parts_tables(deep):
+        made.append(f"<p>{text(title)}</p>" + _table(header, rows))
+    if deep.ranks:
+        made.append("<p>ranks, ms in an average batch</p>")
+        made.append(_table(report.RANKS, report.rank_rows(deep.ranks)))
+    for name, title in report.TABLES:
+        rows = report.name_rows(getattr(deep, name), _NAMES)
+        if rows:
+            made.append(f"<p>{text(title)}</p>" + _table(report.NAMES, rows))
     return "".join(made)
 
 

@@ -12,6 +12,7 @@ microseconds.
 | alert | an episode opened, went on or closed (same `id`) |
 | state | the attach state or the set of installed hooks changed |
 | counter | a reading of the host, a GPU or an interconnect, or the reason why there is none (once) |
+| capture | a deep capture (DeepDive) came to another phase, or to its last numbers (same `number`) |
 | lost | records were overwritten before they could be read, since the previous such line |
 | warning | a sentence that a person should read |
 """
@@ -29,6 +30,7 @@ from prismtop import __version__
 from prismtop.model import (
     Alert,
     Batch,
+    Capture,
     Clock,
     Counter,
     Frame,
@@ -130,6 +132,48 @@ def alert_object(alert: Alert, clock: Clock) -> dict[str, object]:
             }
             for cause in alert.causes
         ]
+    return made
+
+
+def capture_line(capture: Capture, clock: Clock) -> str:
+    """A deep capture as it is now; `t_us` is when it was asked for."""
+    return _line("capture", capture_object(capture), clock)
+
+
+def capture_object(capture: Capture) -> dict[str, object]:
+    """A capture's fields; `t_us` is CLOCK_MONOTONIC ns here. What was not measured is absent."""
+    made: dict[str, object] = {
+        "number": capture.number,
+        "t_us": capture.started_ns,
+        "phase": capture.phase.value,
+        "why": safe_text(capture.request.why),
+        "batches": capture.batches,
+        "of_batches": capture.request.batches,
+    }
+    for name in ("expected_stall_ms", "stall_ms", "before_ms", "during_ms", "after_ms"):
+        value = getattr(capture, name)
+        if value is not None:
+            made[name] = round(value, 4)
+    if capture.residual is not None:
+        made["residual_slowdown"] = capture.residual
+    if capture.path:
+        made.update(path=safe_text(capture.path, 4096), bytes=capture.size_bytes)
+    if capture.clock_error_ns is not None:
+        made["clock_error_us"] = capture.clock_error_ns / 1000
+    if capture.error:
+        made["error"] = safe_text(capture.error)
+    if capture.notes:
+        made["notes"] = [safe_text(note) for note in capture.notes]
+    made["layers"] = [
+        {
+            "name": safe_text(layer.name),
+            "state": layer.state.value,
+            **({"pid": layer.pid} if layer.pid else {}),
+            **({"events": layer.events} if layer.events is not None else {}),
+            "reason": safe_text(layer.reason),
+        }
+        for layer in capture.layers
+    ]
     return made
 
 

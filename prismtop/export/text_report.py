@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from prismtop.model import Alert, Clock, Percentiles
 from prismtop.safe_text import safe_text
@@ -11,16 +12,20 @@ from prismtop.trace.compare import LEVEL, Comparison
 from prismtop.trace.load import Trace
 from prismtop.trace.summary import Reading, Summary, stages_of
 
+if TYPE_CHECKING:
+    from prismtop.deepdive.analysis import DeepAnalysis
+
 MISSING = "n/a"
 _COUNTERS = 40
 _DEVICES = 4
 """A counter of more devices than this is one line."""
 
 
-def analysis_lines(trace: Trace, summary: Summary) -> Iterator[str]:
+def analysis_lines(trace: Trace, summary: Summary, deep: DeepAnalysis | None = None) -> Iterator[str]:
     """The report of one trace.
 
     Args:
+        deep: what operators and device events amount to; None without any.
     """
     for story in trace.stories:
         yield f"trace     {safe_text(str(story.path), 100)} ({story.dialect})"
@@ -39,6 +44,13 @@ def analysis_lines(trace: Trace, summary: Summary) -> Iterator[str]:
     yield from _modes(summary)
     yield ""
     yield from _anomalies(trace, summary)
+    if deep is not None:
+        from prismtop.export.deep_report import capture_lines, deep_lines
+
+        yield ""
+        yield from deep_lines(deep)
+        for story in trace.stories:
+            yield from capture_lines(story.captured)
     if summary.counters:
         yield ""
         yield from _counters(summary)
@@ -71,7 +83,7 @@ def comparison_lines(before: str, after: str, found: Comparison) -> Iterator[str
         )
         for change in found.changes
     ]
-    yield from _table(header, rows, left=2)
+    yield from table(header, rows, left=2)
     for text, stages in (("only in A", found.only_before), ("only in B", found.only_after)):
         if stages:
             yield f"{text}: " + ", ".join(f"{mode} {stage}" for mode, stage in stages)
@@ -108,7 +120,7 @@ def _modes(summary: Summary) -> Iterator[str]:
             one = summary.stages[mode, stage]
             share = one.total / whole.total if whole.total else None
             rows.append(_row("", stage, one.count, one.mean, one.percentiles(), share))
-    yield from _table(header, rows, left=2)
+    yield from table(header, rows, left=2)
 
 
 def _row(
@@ -157,7 +169,7 @@ def _counters(summary: Summary) -> Iterator[str]:
             rows.append(_merged(name, series))
         else:
             rows += [_counter(name, device, reading) for device, reading in series]
-    yield from _table(header, rows[:_COUNTERS], left=2)
+    yield from table(header, rows[:_COUNTERS], left=2)
     if len(rows) > _COUNTERS:
         yield f"  and {len(rows) - _COUNTERS} more (--json has all of them)"
 
@@ -187,7 +199,8 @@ def _merged(name: str, series: Sequence[tuple[str, Reading]]) -> tuple[str, ...]
     return safe_text(name, 40), f"{len(series)} devices", str(count), *figures, unit
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
+    """Lines of a table; the first `left` columns are texts."""
     widths = [max(len(row[n]) for row in (header, *rows)) for n in range(len(header))]
     for row in (header, *rows):
         cells = [

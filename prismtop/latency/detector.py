@@ -28,11 +28,14 @@ FORGET_ROUGH = 0.9995
 """For each `REFRESH` residuals: half is forgotten after 35,000."""
 REFRESH = 25
 MEDIAN_OF = 5
-FLAG_PROBABILITY = 0.002
-FLAG_SPREADS = 8.0
+ODD_PROBABILITY, ODD_SPREADS = 0.002, 8.0
+FLAG_PROBABILITY = 0.0005
+FLAG_SPREADS = 10.0
 """Beyond so many spreads a batch is slow, whatever a few outliers in the window say of its tail."""
 LEAST_SPREAD = 0.003
 SUSTAINED_ALLOWANCE, SUSTAINED_LIMIT = 0.025, 0.06
+SINGLE = 0.7
+"""Share of the limit that one batch may count for."""
 DRIFT_CAP = 0.14
 CLEAR_AFTER = 5
 """Batches in a row below the allowance that clear a cumulative sum."""
@@ -60,6 +63,8 @@ class Detector:
         rough: the largest that it was, forgotten slowly: what calls people must bear with the noise of a
             machine's bad minutes, not with that of its best.
         flag_at, point_at, shift_at, drift_at: thresholds in use.
+        odd_at: what hardly any undisturbed batch exceeds: a model that is often wrong by more is not to be
+            trusted yet.
         sustained: whether the latest batches are slower than usual by more than noise.
         shift: how much slower, while they are (log ratio).
     """
@@ -69,7 +74,7 @@ class Detector:
         self.noise = SortedWindow(WINDOW)
         self.spread = LEAST_SPREAD
         self.rough = LEAST_SPREAD
-        self.flag_at = self.point_at = self.shift_at = self.drift_at = _NEVER
+        self.flag_at = self.odd_at = self.point_at = self.shift_at = self.drift_at = _NEVER
         self.sustained = False
         self.shift = 0.0
         self.drifting = False
@@ -120,7 +125,7 @@ class Detector:
         if x > self.point_at + slack and not rule:
             rule = SPIKE
         flag = x > self.flag_at + slack
-        if self.sustained and not flag and self.ready:
+        if self.sustained and not flag and self.ready and self.shift > SUSTAINED_ALLOWANCE:
             # With a sustained shift under way a smaller excess is enough: half of the shift.
             flag = x > slack + max(1.5 * self.spread, min(self.flag_at, self.shift / 2))
         if rule == SHIFT and not flag and x <= 2 * self.spread:
@@ -135,7 +140,9 @@ class Detector:
         recent = self._recent
         recent.append(x)
         allowance, limit = self._allowance, self._limit
-        total = self._sum + (x if x < 0.15 else 0.15) - allowance
+        # One batch, however slow, is no lasting slowness.
+        step = min(x, 0.15) - allowance
+        total = self._sum + (step if step < SINGLE * limit else SINGLE * limit)
         self._sum = total = total if total > 0.0 else 0.0
         self._sum_low = self._sum_low + 1 if x < allowance else 0
         if total > limit:
@@ -204,6 +211,7 @@ class Detector:
         self.flag_at = min(
             tail(noise, FLAG_PROBABILITY, slope), max(0.02, FLAG_SPREADS * self.spread) + 0.6 / n
         )
+        self.odd_at = min(tail(noise, ODD_PROBABILITY, slope), max(0.02, ODD_SPREADS * self.spread) + 0.6 / n)
         sense = self.sensitivity
         wanted = min(0.01, sense.false_alerts_per_h / RULES / self.batches_per_h)
         rough = self.rough * (1.0 + YOUNG / n)

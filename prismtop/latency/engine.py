@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from math import exp
+from typing import NamedTuple
 
 from prismtop.latency.decode import DecodeModel
 from prismtop.latency.detector import DRIFT, SHIFT, SPIKE, Finding
@@ -23,14 +25,27 @@ OVERLAPPED, SEQUENTIAL = 0.7, 0.2
 """Share of batches whose period is well below their duration that makes an engine an overlapped one."""
 TRAIL = 64
 CLOCK_SLACK_NS = 10**9
-LEAST_SPIKE_NS, LEAST_SPIKE_ROUGH_NS = 5_000_000, 20_000_000
-"""What a single batch must take beyond the expected before it is worth waking for: more in an engine whose
-steps vary by more than `ROUGH` anyway, on a machine where everything hiccups.
+LEAST_NS, LEAST_ROUGH_NS = 5_000_000, 20_000_000
+"""What one batch, or slow ones in a row, must have taken beyond the expected before it is worth waking for:
+more in an engine whose steps vary by more than `ROUGH` anyway, on a machine where everything hiccups. Five
+steps of 2 ms are over before anybody is awake.
 """
+SLOWER = 0.02
+"""Log ratio beyond which a batch belongs to a row of slow ones."""
 ROUGH = 0.05
 RATE = 0.01
 MEAN_RATE = 0.05
 STEPS_UNTIL_RATE = 100
+
+
+class _Past(NamedTuple):
+    """A batch that was judged: ns beyond the expected, and log ratios to the expected and to the anchor."""
+
+    batch: Batch
+    excess_ns: float
+    x: float
+    against_anchor: float
+    target_ns: float
 
 
 class EngineJudge:
@@ -59,7 +74,7 @@ class EngineJudge:
         self._last_start_ns = 0
         self._mean_size = self._mean_context = 0.0
         self._overlap = 0.0
-        self._trail: deque[tuple[Batch, float, float]] = deque(maxlen=TRAIL)
+        self._trail: deque[_Past] = deque(maxlen=TRAIL)
         self._mean_period_ns = 0.0
         self._periods = 0
 
@@ -81,7 +96,9 @@ class EngineJudge:
         regime = self._regime(features)
         decode_ns = self._decode_alone(features) if features.carries_prefill else 0.0
         expected = regime.expect(features, decode_ns)
-        judged = regime.judge(expected, target, self._shift_of_others(regime)) if expected else None
+        judged = None
+        if expected:
+            judged = regime.judge(expected, target, self._shift_of_others(regime), features)
         if batch.suspect:
             made = self._predicted(batch, regime, expected, None)
             regime.rejected += 1
@@ -220,9 +237,8 @@ class EngineJudge:
     ) -> None:
         finding = judged.finding
         excess = target - expected.ns
-        if regime.alerting:
-            least = LEAST_SPIKE_NS if regime.detector.rough < ROUGH else LEAST_SPIKE_ROUGH_NS
-            if finding.rule and (finding.rule != SPIKE or excess >= least):
+        if regime.alerting or regime.gross:
+            if finding.rule and self._matters(finding.rule, regime, judged, excess, target):
                 self._alarm(finding.rule, batch, excess, expected.ns)
             elif finding.flag and self.episodes.is_open and regime.detector.disturbed:
                 self.episodes.go_on(batch, int(excess), int(expected.ns))
@@ -231,16 +247,35 @@ class EngineJudge:
                 if gap.rule:
                     kind = STALL if gap.rule == SPIKE else THROUGHPUT
                     self._alarm(kind, batch, lost, expected.ns)
-        self._trail.append((batch, excess, judged.x))
+        self._trail.append(_Past(batch, excess, judged.x, judged.against_anchor, target))
+
+    def _matters(self, rule: str, regime: Regime, judged: Judged, excess: float, target: float) -> bool:
+        """Whether what was found has cost enough to open an episode; one that is open goes on anyway."""
+        least = LEAST_NS if regime.detector.rough < ROUGH else LEAST_ROUGH_NS
+        if rule == SPIKE:
+            return excess >= least
+        if self.episodes.is_open:
+            return True
+        cost = _lost(target, judged.against_anchor) if rule == DRIFT else excess
+        for past in reversed(self._trail):
+            if cost >= least or (past.against_anchor if rule == DRIFT else past.x) <= SLOWER:
+                break
+            cost += _lost(past.target_ns, past.against_anchor) if rule == DRIFT else past.excess_ns
+        return cost >= least
 
     def _alarm(self, kind: str, batch: Batch, excess: float, expected: float) -> None:
         self.paging = True
         first, earlier, count = batch, 0.0, 0
         if not self.episodes.is_open and kind in (SHIFT, DRIFT):
-            for past, over, x in reversed(self._trail):
-                if x <= 0.02:
+            for past in reversed(self._trail):
+                if past.x <= SLOWER:
                     break
-                first, earlier, count = past, earlier + over, count + 1
+                first, earlier, count = past.batch, earlier + past.excess_ns, count + 1
         self.episodes.alarm(
             Alarm(kind, batch, int(excess), int(expected), first.seq, first.start_ns, (int(earlier), count))
         )
+
+
+def _lost(target_ns: float, ratio: float) -> float:
+    """What a batch took beyond the level that `ratio` (a log) is measured from."""
+    return target_ns * (1.0 - exp(-ratio))

@@ -14,11 +14,22 @@ HOLD_NS = 5 * 10**9
 """Time without a firing rule after which an episode closes; alarms closer than that are one episode."""
 LONGEST_HOLD_NS = 120 * 10**9
 CROWD = 3
-"""Episodes within `CROWD_NS` from which on the hold doubles with each: a storm becomes one long episode."""
+"""Episodes within `CROWD_NS` from which on the hold doubles with each: a storm becomes one long episode.
+Grave ones are told each time they come: they neither count nor wait.
+"""
 CROWD_NS = 600 * 10**9
 UPDATE_NS = 10**9
 CRITICAL_RATIO = 0.5
+GRAVE_SHARE = 0.1
+"""Share of the time from an episode's first to its last batch that is lost in a grave one: hiccups that come
+again and again, each of them large, cost less.
+"""
 CRITICAL_STALL_NS = 10**9
+FADED = 1 / 3
+"""Share of what is typical for a grave episode below which a batch does not keep it open."""
+ANOTHER = 5.0
+"""Times what is typical for an episode beyond which (and grave) what comes is another, worse one."""
+_LATEST = 5
 _RATIOS = 512
 _RANK = {SPIKE: 0, STALL: 1, THROUGHPUT: 2, DRIFT: 3, SHIFT: 4}
 
@@ -61,6 +72,8 @@ class _Open:
     told_ns: int
     modes: set[str] = field(default_factory=set)
     ratios: deque[float] = field(default_factory=lambda: deque(maxlen=_RATIOS))
+    latest: deque[float] = field(default_factory=lambda: deque(maxlen=_LATEST))
+    typical: float = 0.0
 
 
 class Episodes:
@@ -84,6 +97,9 @@ class Episodes:
     def alarm(self, alarm: Alarm) -> None:
         """A rule fired: open an episode, or go on with the one that is open."""
         batch, episode = alarm.batch, self._open
+        if episode is not None and _another(episode):
+            self.close()
+            episode = None
         fresh = episode is None
         if episode is None:
             episode = self._opened(alarm)
@@ -102,6 +118,10 @@ class Episodes:
 
     @staticmethod
     def _count(episode: _Open, batch: Batch, excess_ns: int, expected_ns: int) -> None:
+        ratio = excess_ns / max(expected_ns, 1)
+        episode.latest.append(ratio)
+        if _grave(episode) and ratio < FADED * episode.typical:
+            return  # over; what is left of it may be an episode of its own
         episode.batches += 1
         episode.excess_ns += excess_ns
         episode.expected_ns += expected_ns
@@ -109,18 +129,25 @@ class Episodes:
         episode.last_seq = batch.seq
         episode.worst_ns = max(episode.worst_ns, excess_ns)
         episode.modes.add(batch.mode.value)
-        episode.ratios.append(excess_ns / max(expected_ns, 1))
+        episode.ratios.append(ratio)
+        if episode.batches % _LATEST == 0:
+            episode.typical = _middle(episode.ratios)
 
     def pass_time(self, now_ns: int) -> None:
         """Close the episode if nothing has fired for long enough."""
         episode = self._open
-        if episode is not None and now_ns - episode.last_ns >= episode.hold_ns:
+        if episode is None or now_ns - episode.last_ns < HOLD_NS:
+            return
+        if now_ns - episode.last_ns >= episode.hold_ns or _grave(episode):
             self.close()
 
     def close(self, remark: str = "") -> None:
         """Close the episode that is open, with a remark at the end of its sentence."""
-        if self._open is not None:
-            self._changed.append(_alert(self._open, self._open.last_ns, remark))
+        episode = self._open
+        if episode is not None:
+            self._changed.append(_alert(episode, episode.last_ns, remark))
+            if not _grave(episode):
+                self._recent.append(episode.opened_ns)
             self._open = None
 
     def take(self) -> tuple[Alert, ...]:
@@ -134,7 +161,6 @@ class Episodes:
     def _opened(self, alarm: Alarm) -> _Open:
         now = alarm.batch.end_ns
         crowd = sum(1 for opened in self._recent if now - opened < CROWD_NS)
-        self._recent.append(now)
         excess, count = alarm.earlier
         hold = min(LONGEST_HOLD_NS, HOLD_NS << max(0, crowd - CROWD + 1))
         self._open = _Open(
@@ -154,15 +180,35 @@ class Episodes:
         return self._open
 
 
-def _alert(episode: _Open, closed_ns: int | None, remark: str = "") -> Alert:
-    ratio = sorted(episode.ratios)[len(episode.ratios) // 2] if episode.ratios else 0.0
-    between = episode.kind in (STALL, THROUGHPUT)
+def _critical(episode: _Open) -> bool:
+    """Whether it took half as long again as expected, or one batch was a second late."""
     heavy = episode.batches >= 5 and episode.excess_ns > CRITICAL_RATIO * episode.expected_ns
-    critical = heavy or (episode.kind == STALL and episode.worst_ns >= CRITICAL_STALL_NS)
+    return heavy or (episode.kind == STALL and episode.worst_ns >= CRITICAL_STALL_NS)
+
+
+def _middle(values: deque[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _another(episode: _Open) -> bool:
+    """Whether the latest batches are so much worse than the others that something else has begun."""
+    if episode.batches < 4 * _LATEST or len(episode.latest) < _LATEST:
+        return False
+    return _middle(episode.latest) > max(1.0, ANOTHER * episode.typical)
+
+
+def _grave(episode: _Open) -> bool:
+    length = episode.last_ns - episode.alarm.first_ns
+    return _critical(episode) and episode.excess_ns >= GRAVE_SHARE * length
+
+
+def _alert(episode: _Open, closed_ns: int | None, remark: str = "") -> Alert:
+    ratio = _middle(episode.ratios) if episode.ratios else 0.0
+    between = episode.kind in (STALL, THROUGHPUT)
     return Alert(
         id=episode.id,
         kind=episode.kind,
-        severity=Severity.CRITICAL if critical else Severity.WARNING,
+        severity=Severity.CRITICAL if _critical(episode) else Severity.WARNING,
         opened_ns=episode.opened_ns,
         started_ns=episode.alarm.first_ns,
         pid=episode.alarm.batch.pid,

@@ -62,7 +62,8 @@ def read_lines(path: Path) -> Lines:
                     if kind == "batch":
                         batches.append(_batch(line, len(batches)))
                     elif kind == "ground_truth":
-                        truths.append(_truth(line))
+                        if line.get("kind") != "control":  # nothing is to be found in a workload shift
+                            truths.append(_truth(line))
                         labelled = True
                     elif kind == "session":
                         engine = str(line.get("engine", ""))

@@ -52,6 +52,12 @@ RELEARN_ROWS = 50
 NO_DRIFT_SPREAD = 0.02
 MIXED_NOISE = 0.2
 """Relative error of the regression for mixed batches: kernels jump, it does not."""
+GROSS, GROSS_NS = math.log(5.0), 100_000_000
+"""A batch with prefill whose shape is not larger than what was learnt is grossly slow beyond this (log ratio,
+and time), however little its model is trusted: no kernel jumps that far. Two in a row are an alert.
+"""
+GROSS_ROWS, GROSS_MOST = 30, 50
+"""Rows before such a thing can be said, and batches in a row after which it is believed to be normal."""
 CALIBRATION_ROWS = 8
 HOLDS = 0.05
 """A kept model that is off by no more than this is taken as it is."""
@@ -100,6 +106,7 @@ class Regime:
         levels: by bucket.
         trained, rejected: batches learnt from, and not.
         stale: why the model relearns; empty when it does not.
+        gross: batches in a row that were grossly slow, whatever their model is worth.
         moved: log of what relearning has moved the level by, against the first reference.
     """
 
@@ -115,6 +122,7 @@ class Regime:
         self.trained = 0
         self.rejected = 0
         self.stale = ""
+        self.gross = 0
         self.moved = 0.0
         self.drift = 0.0
         self.refit_ns: int | None = None
@@ -129,6 +137,7 @@ class Regime:
         self._recent: deque[float] = deque(maxlen=FASTER_BATCHES)
         self._relearnt = 0
         self._forest: object | None = None
+        self._largest = (0.0, 0.0, 0.0)
 
     @property
     def state(self) -> ModelState:
@@ -186,10 +195,13 @@ class Regime:
             level = self.levels.get(model.bucket(features.size))
         return None if raw is None else raw * math.exp(level.fast if level else 0.0)
 
-    def judge(self, expected: Expected, target_ns: float, shift: float = 0.0) -> Judged:
+    def judge(
+        self, expected: Expected, target_ns: float, shift: float = 0.0, features: Features | None = None
+    ) -> Judged:
         """Hold the batch against the expectation.
 
         Args:
+            features: the batch's.
             shift: log ratio by which another regime of the process is slower just now; 0 is: none is.
         """
         residual = math.log(target_ns / expected.raw_ns)
@@ -199,15 +211,25 @@ class Regime:
         mature = level.rows >= BUCKET_ROWS and level.visits > MEET_ROWS
         slack = _slack(level)
         if isinstance(self.model, MixedModel):
-            self._trust.note(x > self.detector.flag_at)
+            self._trust.note(x > self.detector.odd_at)
             if level.rows < BUCKET_ROWS or not self.trusted:
                 mature, slack = False, NEVER
             if self.detector.spread > NO_DRIFT_SPREAD:
                 against_anchor = 0.0  # what prompts were sent lately would look like drift
+            self.gross = self.gross + 1 if self._is_gross(x, target_ns, expected, features) else 0
         finding = self.detector.judge(x, against_anchor, mature, slack)
+        if self.gross:
+            finding = Finding(True, SHIFT if self.gross > 1 else "")
         if shift and not finding.flag and self.detector.ready and x > max(0.01, shift / 2):
             finding = Finding(True, finding.rule)  # the whole process is slow: less evidence is enough
         return Judged(finding, x, against_anchor)
+
+    def _is_gross(self, x: float, target_ns: float, expected: Expected, features: Features | None) -> bool:
+        if features is None or x < GROSS or target_ns - expected.ns < GROSS_NS:
+            return False
+        if self.trained < GROSS_ROWS or self.stale or self.gross >= GROSS_MOST:
+            return False
+        return all(now <= most for now, most in zip(_shape(features), self._largest, strict=True))
 
     def learn(
         self,
@@ -218,6 +240,9 @@ class Regime:
         judged: Judged | None,
     ) -> None:
         """Learn from the batch as far as it can be trusted."""
+        if features.carries_prefill and not self.gross:
+            largest = self._largest
+            self._largest = tuple(map(max, largest, _shape(features)))  # type: ignore[assignment]
         if expected is None or judged is None:
             self._fit(features, decode_ns, target_ns, 1.0)
             self.trained += 1
@@ -357,6 +382,8 @@ class Regime:
             return 1.0 if abs(x) < 1.5 else DOUBT
         if self._frozen or finding.rule:
             return 0.0
+        if self.gross:
+            return 0.0
         if isinstance(self.model, MixedModel) and (level.rows < BUCKET_ROWS or not self.trusted):
             return 1.0  # a prompt of a size not met before is no anomaly
         if level.learnt < MEET_ROWS and abs(x) < max(MEET_GATE, 6 * detector.spread):
@@ -404,6 +431,11 @@ class Regime:
             for level in self.levels.values():
                 level.fast = level.anchor = 0.0
                 level.learnt = 0
+
+
+def _shape(features: Features) -> tuple[float, float, float]:
+    """What a batch with prefill can be larger in than others."""
+    return float(features.prefill or 0), float(features.size or 0), features.attention
 
 
 def _slack(level: Level) -> float:

@@ -31,7 +31,7 @@ class Sensitivity:
 RULES = 3
 QUIET = Sensitivity("quiet", 0.92, 0.13, 0.09, 0.25, 0.1)
 NORMAL = Sensitivity("normal", 0.50, 0.07, 0.055, 0.10, 0.6)
-SENSITIVE = Sensitivity("sensitive", 0.30, 0.045, 0.035, 0.08, 6.0)
+SENSITIVE = Sensitivity("sensitive", 0.30, 0.05, 0.045, 0.10, 6.0)
 LEVELS = {level.name: level for level in (QUIET, NORMAL, SENSITIVE)}
 
 

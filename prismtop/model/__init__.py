@@ -2,6 +2,7 @@
 
 from prismtop.model.alert import Alert, Cause, Severity
 from prismtop.model.batch import STAGES, Batch, Mode, Origin, RankTime, Stage, Workload
+from prismtop.model.breakdown import Bound, Breakdown, DeviceTime, HostTime, Part
 from prismtop.model.capture import Capture, CapturePhase, CaptureRequest, Layer, LayerState
 from prismtop.model.counter import Counter
 from prismtop.model.frame import (
@@ -30,18 +31,22 @@ __all__ = [
     "Alert",
     "AttachState",
     "Batch",
+    "Bound",
+    "Breakdown",
     "Capture",
     "CapturePhase",
     "CaptureRequest",
     "Cause",
     "Clock",
     "Counter",
+    "DeviceTime",
     "EngineMetrics",
     "FirstToken",
     "Frame",
     "Group",
     "Headroom",
     "HookStatus",
+    "HostTime",
     "Interference",
     "Judgement",
     "Layer",
@@ -51,6 +56,7 @@ __all__ = [
     "ModelCard",
     "ModelState",
     "Origin",
+    "Part",
     "Percentiles",
     "Prediction",
     "ProbeCost",

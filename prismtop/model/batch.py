@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from prismtop.model.breakdown import Breakdown
 from prismtop.model.prediction import Prediction
 
 STAGES = ("recv", "schedule", "prepare", "launch", "sample", "wait", "post", "stream", "idle")
@@ -137,6 +138,7 @@ class Batch:
         suspect: why the record is not fully trusted (an exception left a stage open, a stage was lost);
             empty.
         prediction: what it should have cost; None before it was judged, or when it cannot be.
+        breakdown: what device and host did in it; None without a deep capture or a profiler's trace.
     """
 
     pid: int
@@ -154,6 +156,7 @@ class Batch:
     idle_ns: int = 0
     suspect: str = ""
     prediction: Prediction | None = None
+    breakdown: Breakdown | None = None
 
     @property
     def end_ns(self) -> int:

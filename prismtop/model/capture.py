@@ -91,6 +91,8 @@ class Capture:
         stall_ms: longest measured stall of a captured process at start and stop together; None not measured.
         before_ms, during_ms, after_ms: median time of a batch (start to start while busy), before the window,
             in it without its start and stop, and after it; None where there were too few batches.
+        residual: whether batches cost measurably more after it than before; None while it is not tested, or
+            where it cannot be told. It and `after_ms` come after the trace is written.
         path: the merged trace once it is on disk.
         size_bytes: of it.
         clock_error_ns: largest error of aligning a layer to CLOCK_MONOTONIC; None nothing was aligned.
@@ -109,6 +111,7 @@ class Capture:
     before_ms: float | None = None
     during_ms: float | None = None
     after_ms: float | None = None
+    residual: bool | None = None
     path: str = ""
     size_bytes: int = 0
     clock_error_ns: int | None = None

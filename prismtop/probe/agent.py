@@ -12,6 +12,8 @@ Layout of the memfd (native byte order, 64-bit words), version 1:
     0      16 words: see the `W_*` constants
     4096   status, a Python literal, `W_STATUS_LEN` bytes
     65536  ring: `capacity` slots of 128 bytes:  seq t0 t1 hook|flags<<16 thread v0..v10 seq
+    behind it, `GUEST_BYTES`: what a deep capture brings in (magic number of its Python, nonce, marshalled
+           code and options), and from `GUEST_STATUS_AT` on how it stands, a Python literal
 A reader accepts a slot only when both sequence words are the number that it expects and a second copy is the
 same.
 
@@ -52,11 +54,15 @@ CAP = 512
 W_MAGIC, W_VERSION, W_RECORD, W_CAPACITY, W_PID, W_MONO, W_REAL, W_STATE = range(8)
 W_HEARTBEAT, W_COMMAND, W_OP, W_ARG, W_ACK, W_STATUS_SEQ, W_STATUS_LEN, W_FAULTS = range(8, 16)
 W_MONITOR, W_LEASE, W_CUT, W_NAMESPACE = range(16, 20)
+W_GUEST_SEQ, W_GUEST_LEN, W_GUEST_COUNT = range(20, 23)
 W_COSTS = 128  # one word per hook number: median cost in ns of what it does beside the hooked call
 BOUNDARY = 64  # the word after them: of looking at the mailbox at a batch boundary
 
 RUNNING, DETACHED, LEASE_EXPIRED, FORKED = 1, 2, 3, 4
-OP_DETACH, OP_HOOKS = 1, 2
+OP_DETACH, OP_HOOKS, OP_LOAD, OP_CANCEL = 1, 2, 3, 4
+GUEST_BYTES = 1 << 18
+GUEST_STATUS_AT = GUEST_BYTES - (1 << 14)
+NO_MAGIC = bytes(4)  # the guest's code is source
 FLAG_RAISED, FLAG_CAPPED, FLAG_EVENT = 1, 2, 4
 DUMMY = 0xFFFF
 MODULE = "_prismtop_probe"
@@ -518,6 +524,8 @@ class Agent:
         self.state = RUNNING
         self.builders = builders
         self.done = -1
+        self.seen = self.loaded = 0
+        self.guest: Any = None
         self.base = self.base_exit = self.faults = self.setup = self.complete = 0
         self.bad: dict[Any, str] = {}
         self.samples: dict[int, list[int]] = {}
@@ -525,7 +533,8 @@ class Agent:
         self.config = config
         self.lease = config["lease_ns"]
         capacity = config["capacity"]
-        size = HEADER_BYTES + capacity * RECORD.size
+        self.guest_at = HEADER_BYTES + capacity * RECORD.size
+        size = self.guest_at + GUEST_BYTES
         self.fd = memfd("prismtop-" + config["nonce"])
         os.ftruncate(self.fd, size)
         self.mm = mmap.mmap(self.fd, size)
@@ -775,16 +784,82 @@ class Agent:
             self.detach(LEASE_EXPIRED)
             return
         command = q[W_COMMAND]
-        if self.done < 0 and command == 0:
+        if self.done == -1 and command == 0:
             self.advance(now)
-        elif command != self.done:
-            self.done = command
+            return
+        if command != self.seen:
+            self.seen = command
             op, arg = q[W_OP], q[W_ARG]
             if op == OP_HOOKS:
                 self.select(arg)
+            elif op == OP_LOAD:
+                self.load(arg)
+            elif op == OP_CANCEL:
+                self.end_guest("cancelled")
             q[W_ACK] = command
             if op == OP_DETACH:
                 self.detach(DETACHED)
+        if self.state == RUNNING:
+            # No command has this number: the boundary's own comparison then calls us every time.
+            self.done = -2 if self.guest is not None and self.tick_guest(now) else self.seen
+
+    def load(self, length: Any) -> Any:
+        """Take in the deep capture that the monitor wrote behind the ring."""
+        import marshal
+
+        if not self.end_guest("replaced"):
+            return
+        self.loaded = self.seen
+        try:
+            if not 20 < length <= GUEST_STATUS_AT:
+                raise ValueError("of an impossible size")
+            data = self.mm[self.guest_at : self.guest_at + length]
+            magic = sys.modules["_frozen_importlib_external"].__dict__["MAGIC_NUMBER"]
+            if data[:4] not in (magic, NO_MAGIC):
+                raise ValueError("compiled for another Python")
+            if data[4:20] != self.config["nonce"].encode():
+                raise ValueError("of another attach")
+            code, options = marshal.loads(data[20:])
+            code = marshal.loads(code) if data[:4] == magic else compile(code, "<prismtop>", "exec")
+            names: Any = {"__name__": "_prismtop_deep"}
+            exec(code, names)
+            self.guest = names["Guest"](self, options)
+        except Exception as error:
+            self.guest_failed(error)
+
+    def tick_guest(self, now: Any) -> Any:
+        """Give the guest this batch boundary; whether it wants the next one. One that raises is removed."""
+        try:
+            return self.guest.tick(now)
+        except Exception as error:
+            self.end_guest("failed")
+            self.guest_failed(error)
+        return self.guest is not None
+
+    def guest_failed(self, error: Any) -> Any:
+        self.tell({"phase": "failed", "error": type(error).__name__ + ": " + str(error)[:200]})
+
+    def end_guest(self, why: Any) -> Any:
+        """Stop it, whatever it does; False when only its own thread can, at its next batch boundary."""
+        if self.guest is not None:
+            try:
+                if not self.guest.end(why):
+                    return False
+            except Exception as error:
+                self.left.append("deep capture: " + type(error).__name__ + ": " + str(error)[:80])
+            self.guest = None
+        return True
+
+    def tell(self, told: Any) -> Any:
+        """How the guest stands, for the monitor."""
+        text = repr({"load": self.loaded, **told}).encode()
+        if len(text) > GUEST_BYTES - GUEST_STATUS_AT:
+            text = repr({"load": self.loaded, "phase": "failed", "error": "its status is too long"}).encode()
+        at = self.guest_at + GUEST_STATUS_AT
+        self.q[W_GUEST_SEQ] += 1
+        self.mm[at : at + len(text)] = text
+        self.q[W_GUEST_LEN] = len(text)
+        self.q[W_GUEST_SEQ] += 1
 
     def select(self, wanted: Any) -> Any:
         """Install exactly the hooks whose bit is set."""
@@ -799,7 +874,7 @@ class Agent:
 
     def detach(self, state: Any = DETACHED) -> Any:
         """Restore everything. Idempotent; also runs in a forked child."""
-        if self.state != RUNNING:
+        if self.state != RUNNING or not self.end_guest(state):
             return
         self.state = state
         self.odd.append(1)
@@ -836,6 +911,8 @@ def start(config: Any, builders: Any) -> Any:
         if time.monotonic_ns() - q[W_HEARTBEAT] <= old.AGENT.lease:
             raise RuntimeError("busy: watched by another prismtop, pid %d" % q[W_MONITOR])
         old.AGENT.detach(LEASE_EXPIRED)
+        if old.AGENT.state == RUNNING:
+            raise RuntimeError("busy: in a deep capture of another prismtop, pid %d" % q[W_MONITOR])
     module = types.ModuleType(MODULE)
     module.__dict__["AGENT"] = Agent(config, builders)
     sys.modules[MODULE] = module

@@ -186,6 +186,11 @@ class LiveSource:
         if note:
             self._warnings.append(note)
 
+    @property
+    def links(self) -> tuple[ProbeLink, ...]:
+        """The probes."""
+        return tuple(self._links)
+
     def poll(self) -> SourceTick:
         """Read every ring once and return the batches that are complete."""
         now = time.monotonic_ns()

@@ -26,7 +26,7 @@ Record = tuple[int, ...]
 CHUNK = 64
 MAX_AHEAD = 1 << 40
 """A sequence number this far ahead was not counted up to: the ring is broken."""
-_NO_STATUS = (
+NOT_PARSED = (
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -149,7 +149,8 @@ class Ring:
                 f"this prismtop reads {agent.VERSION}.",
                 fix="Stop the other prismtop, or wait until its lease ends, and attach again.",
             )
-        if capacity & (capacity - 1) or agent.HEADER_BYTES + capacity * agent.RECORD.size != size:
+        self._guest_at = agent.HEADER_BYTES + capacity * agent.RECORD.size
+        if capacity & (capacity - 1) or size - self._guest_at not in (0, agent.GUEST_BYTES):
             raise UnavailableError("The probe's ring has an impossible size.", fix="Attach again.")
 
     @property
@@ -202,6 +203,50 @@ class Ring:
         self._words[agent.W_COMMAND] = self._commands
         return self._commands
 
+    def load(self, data: bytes) -> int:
+        """Put a deep capture behind the ring and post the command that takes it in; returns its number.
+
+        Raises:
+            UnavailableError: there is no room for it.
+        """
+        if len(self._memory) == self._guest_at:
+            raise UnavailableError(
+                "The probe in the target is of an older prismtop.", fix="Detach and attach again."
+            )
+        if len(data) > agent.GUEST_STATUS_AT:
+            raise UnavailableError("The deep capture's code is too large for the probe's memory.")
+        self._memory[self._guest_at : self._guest_at + len(data)] = data
+        self._words[agent.W_GUEST_COUNT] = 0
+        return self.command(agent.OP_LOAD, len(data))
+
+    @property
+    def pending(self) -> bool:
+        """Whether a command waits for a batch boundary: another one would take its place."""
+        return int(self._words[agent.W_COMMAND]) > self.acknowledged
+
+    @property
+    def guest_batches(self) -> int:
+        """Batch boundaries that the deep capture has seen in its window."""
+        return int(self._words[agent.W_GUEST_COUNT])
+
+    def guest_number(self) -> int:
+        """Changes when the deep capture says something new; odd while it is being written."""
+        return int(self._words[agent.W_GUEST_SEQ])
+
+    def guest_told(self) -> dict[str, Any]:
+        """What the deep capture says of itself, unchecked; empty: nothing yet, or it is being written."""
+        before = self.guest_number()
+        length = min(int(self._words[agent.W_GUEST_LEN]), agent.GUEST_BYTES - agent.GUEST_STATUS_AT)
+        at = self._guest_at + agent.GUEST_STATUS_AT
+        text = self._memory[at : at + length]
+        if before == 0 or before % 2 or before != self.guest_number():
+            return {}
+        try:
+            told = ast.literal_eval(text.decode())
+        except NOT_PARSED:
+            return {}
+        return told if isinstance(told, dict) else {}
+
     @property
     def acknowledged(self) -> int:
         """Number of the last mailbox command that was carried out."""
@@ -247,7 +292,7 @@ class Ring:
                 todo=int(raw["todo"]),
                 complete_ns=int(raw["complete_ns"]),
             )
-        except _NO_STATUS:
+        except NOT_PARSED:
             return ProbeStatus()
 
     def read(self, limit: int = 65536) -> Iterator[Record]:

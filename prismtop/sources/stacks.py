@@ -26,7 +26,8 @@ WINDOW_RUNS = 5
 _RETRY_S = 5.0
 _START_S = 8.0
 _FRAME = re.compile(r"(.*?) \((.*?)(?::(\d+))?\)$")
-_THREAD = re.compile(r"thread \((0x[0-9A-Fa-f]+|\d+)\)")
+THREAD = re.compile(r"thread \((0x[0-9A-Fa-f]+|\d+)\)")
+"""The thread at the root of a stack: its native id, or its ident in hexadecimal (CPython 3.10 and older)."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Recording:
         finally:
             os.close(self._fd)
         if self._process.returncode:
-            raise NoSamples(_why(errors.decode("utf-8", "replace"), self._pid))
+            raise NoSamples(explain_py_spy(errors.decode("utf-8", "replace"), self._pid))
         return parse(text)
 
     def stop(self) -> None:
@@ -138,7 +139,7 @@ def parse(text: str) -> tuple[Stack, ...]:
     for line in text.splitlines():
         head, _, count = line.rpartition(" ")
         parts = head.split(";")
-        thread = _THREAD.match(parts[0])
+        thread = THREAD.match(parts[0])
         if thread is None or not count.isdecimal():
             continue
         frames = tuple(frame for frame in map(_frame, parts[1:]) if frame is not None)
@@ -152,7 +153,8 @@ def _frame(text: str) -> StackFrame | None:
     return StackFrame(match[1], match[2], int(match[3] or 0)) if match else None
 
 
-def _why(errors: str, pid: int) -> str:
+def explain_py_spy(errors: str, pid: int) -> str:
+    """Why py-spy failed, from what it wrote: half a sentence."""
     if "ermission" in errors or "not permitted" in errors:
         return f"py-spy may not read process {pid} (permission denied)"
     lines = [line for line in errors.splitlines() if line.strip()] or ["no reason given"]

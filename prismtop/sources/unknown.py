@@ -202,6 +202,11 @@ class UnknownSource:
             self._metrics.start()
         self._seen = 0
 
+    @property
+    def links(self) -> tuple[ProbeLink, ...]:
+        """The probe."""
+        return (self._link,)
+
     def settle(self) -> str:
         """Watch the candidates until the loop is known; returns why there is none, or ''.
 

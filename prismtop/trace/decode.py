@@ -15,16 +15,21 @@ from prismtop.model import (
     Alert,
     AttachState,
     Batch,
+    Bound,
+    Breakdown,
     Cause,
     Clock,
     Counter,
+    DeviceTime,
     FirstToken,
     Group,
     HookStatus,
+    HostTime,
     Lost,
     Mode,
     ModelState,
     Origin,
+    Part,
     Prediction,
     ProbeCost,
     ProcessId,
@@ -214,6 +219,7 @@ def _batch(event: Event, state: Decoding, base_ns: int) -> Batch | None:
         idle_ns=args.get("idle_ns", 0),
         suspect=args.get("suspect", ""),
         prediction=prediction,
+        breakdown=_breakdown(args["breakdown"]) if "breakdown" in args else None,
     )
     if not args["stages"]:
         return batch
@@ -222,6 +228,24 @@ def _batch(event: Event, state: Decoding, base_ns: int) -> Batch | None:
         state.pending.pop(next(iter(state.pending)))
     state.pending[pid, seq] = _Pending(batch, args.get("thread", 0), args["stages"], [])
     return None
+
+
+def _breakdown(made: Event) -> Breakdown:
+    bound = made["bound"]
+    return Breakdown(
+        made["pid"],
+        tuple(
+            Part(
+                part["stage"],
+                part["wall_ns"],
+                HostTime(**part["host"]),
+                None if part["device"] is None else DeviceTime(**part["device"]),
+            )
+            for part in made["parts"]
+        ),
+        None if bound is None else Bound(bound),
+        made["reason"],
+    )
 
 
 def _stage(event: Event, state: Decoding, base_ns: int) -> Batch | None:

@@ -119,6 +119,11 @@ class Encoder:
         )
         return [*self._tracks.take_fresh(), event]
 
+    def process(self, pid: int) -> list[str]:
+        """The name of a process, when it has none yet."""
+        self._tracks.process(pid)
+        return self._tracks.take_fresh()
+
     def dropped(self, time_ns: int, events: int) -> list[str]:
         """A mark where `events` events are missing because the queue was full."""
         event = self._instant(CAT_SESSION, "dropped", time_ns, self._anchor, SESSION_TID, {"events": events})

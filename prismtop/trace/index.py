@@ -19,17 +19,21 @@ from typing import Any
 from prismtop.errors import UsageError
 from prismtop.trace.lenient import decode_object, ns_of
 from prismtop.trace.own import (
+    CAPTURE_EVENT,
     CAT_ALERT,
     CAT_BATCH,
+    CAT_COUNTER,
+    CAT_REQUEST,
     CAT_SESSION,
     CAT_STAGE,
     CAT_TRUTH,
+    READING_EVENT,
     SERIES_EVENT,
     SESSION_EVENT,
 )
 from prismtop.trace.reader import MAX_EVENT
 
-VERSION = 3
+VERSION = 4
 BLOCK = 48 * 1024
 """Bytes read to show one place of a trace: some hundred events."""
 KEPT_MAX = 50_000
@@ -39,12 +43,18 @@ CANONICAL = f'{{"ph":"M","name":"{SESSION_EVENT}",'.encode()
 _CONTEXT = (
     f'"name":"{SESSION_EVENT}"'.encode(),
     f'"name":"{SERIES_EVENT}"'.encode(),
+    f'"name":"{CAPTURE_EVENT}"'.encode(),
     f'"cat":"{CAT_SESSION}"'.encode(),
 )
 _MARKS = (f'"cat":"{CAT_ALERT}"'.encode(), f'"cat":"{CAT_TRUTH}"'.encode())
+_REQUEST = f'"cat":"{CAT_REQUEST}"'.encode()
+_COUNTER = f'"cat":"{CAT_COUNTER}"'.encode()
+_READING = f'"name":"{READING_EVENT}"'.encode()
 _BATCH = f'"cat":"{CAT_BATCH}"'.encode()
 _STAGE = f'"cat":"{CAT_STAGE}"'.encode()
 _STAGES_OF = re.compile(rb'"stages":(\d{1,6})\b')
+_OURS = (_BATCH, _STAGE, _COUNTER, _REQUEST, _READING, *_CONTEXT, *_MARKS)
+"""What a block must hold one of to be worth reading: the other layers of a capture are many, and not ours."""
 _JUDGED = b'"expected_ns":'
 
 
@@ -53,7 +63,7 @@ class Index:
     """Where to find what in one file of one event a line.
 
     Attributes:
-        offsets, lengths: of the blocks, bytes.
+        offsets, lengths: of the blocks that hold anything of ours, bytes.
         last_us: per block the latest end of an event up to its end, microseconds of the trace.
         context: (offset, line) of what must be known to understand later lines, in order.
         marks: lines of alerts and injected faults, in order.
@@ -105,6 +115,8 @@ def build_index(path: Path) -> Index:
     index = Index()
     latest = float("-inf")
     for offset, block in lines_of(path, index):
+        if not any(tag in block for tag in _OURS):
+            continue
         latest = max(latest, _latest_us(block))
         index.offsets.append(offset)
         index.lengths.append(len(block))

@@ -146,7 +146,7 @@ class Trace:
         return tuple(sorted(latest.values(), key=lambda alert: alert.opened_ns))
 
     def ground_truth(self) -> tuple[Truth, ...]:
-        """Injected faults, in order of their start."""
+        """Injected faults, in order of their start. Workload controls, with nothing to be found, are none."""
         made = [
             Truth(
                 noun.start_ns + shift,
@@ -156,7 +156,7 @@ class Trace:
             )
             for story, shift in zip(self.stories, self.shifts, strict=True)
             for _, noun in story.marks()
-            if isinstance(noun, GroundTruth)
+            if isinstance(noun, GroundTruth) and noun.args.get("kind") != "control"
         ]
         return tuple(sorted(made, key=lambda truth: truth[:3]))
 

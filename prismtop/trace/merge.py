@@ -13,7 +13,7 @@ from prismtop.safe_text import safe_text
 from prismtop.trace.container import WholeReader, decoded
 from prismtop.trace.lenient import ns_of
 from prismtop.trace.output import EventsFile, finite, new_file, stem
-from prismtop.trace.own import CAT_ALERT, CAT_BATCH, CAT_STAGE, SCHEMA, SESSION_EVENT
+from prismtop.trace.own import CAT_ALERT, CAT_BATCH, CAT_STAGE, DEVICE_EVENT, SCHEMA, SESSION_EVENT
 
 FIRST_PID = 10_000_001
 """Processes whose id is taken in another file get one from here on: above the kernel's largest."""
@@ -218,6 +218,8 @@ def _moved(event: dict[str, Any], one: _Input, number: int) -> dict[str, Any] | 
 def _metadata_args(name: object, args: dict[str, Any], one: _Input) -> dict[str, Any]:
     if name == "process_name" and isinstance(args.get("name"), str):
         return {**args, "name": f"{one.label}: {args['name']}"}
+    if name == DEVICE_EVENT and args.get("of") in one.new_pids:
+        return {**args, "of": one.new_pids[args["of"]]}
     if name != SESSION_EVENT or one.own is None or args.get("schema") != SCHEMA:
         return args
     made = dict(args)
@@ -242,7 +244,11 @@ def _own_args(cat: object, args: dict[str, Any], one: _Input) -> dict[str, Any]:
         made["pid"] = one.new_pids.get(made.get("pid"), made.get("pid"))
     elif cat == CAT_STAGE and "of" in made:
         made["of"] = one.new_pids.get(made["of"], made["of"])
-    elif cat == CAT_BATCH and isinstance(made.get("ranks"), list):
+    elif cat == CAT_BATCH:
+        parts = made.get("breakdown")
+        if isinstance(parts, dict) and parts.get("pid") in one.new_pids:
+            made["breakdown"] = {**parts, "pid": one.new_pids[parts["pid"]]}
+    if cat == CAT_BATCH and isinstance(made.get("ranks"), list):
         made["ranks"] = [[rank, one.new_pids.get(pid, pid), ns] for rank, pid, ns in made["ranks"]]
     return made
 

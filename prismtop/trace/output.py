@@ -21,8 +21,11 @@ _SURROGATE = re.compile(r"\\ud[89ab][0-9a-f]{2}(?:\\ud[c-f][0-9a-f]{2})?|\\ud[c-
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path, level: int = _LEVEL) -> Iterator[BinaryIO]:
     """A file that only its owner can read, compressed when its name ends in .gz; on an error nothing stays.
+
+    Args:
+        level: of the compression.
 
     Raises:
         PrismtopError: it cannot be created, `path` exists, or the disk is full.
@@ -37,7 +40,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(fd, "wb") as raw:
             if path.name.endswith(".gz"):
-                with gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as packed:
+                with gzip.GzipFile("", "wb", level, raw, mtime=0) as packed:
                     yield cast(BinaryIO, io.BufferedWriter(cast(Any, packed), 1 << 16))
             else:
                 yield raw

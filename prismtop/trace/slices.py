@@ -8,7 +8,9 @@ from math import isfinite
 from operator import attrgetter
 from typing import Any
 
-from prismtop.model import Batch, ModelState, Origin, Prediction, Stage, Verdict, Workload
+from prismtop.model import Batch, Breakdown, ModelState, Origin, Prediction, Stage, Verdict, Workload
+from prismtop.safe_text import safe_text
+from prismtop.trace.metadata import json_object
 from prismtop.trace.own import WORKLOAD
 from prismtop.trace.tracks import Tracks, quoted
 
@@ -55,6 +57,8 @@ class BatchEncoder:
         if batch.ranks:
             ranks = ",".join(f"[{r.rank},{r.pid},{r.pre_collective_ns}]" for r in batch.ranks)
             args += f',"ranks":[{ranks}]'
+        if batch.breakdown is not None:
+            args += f',"breakdown":{_breakdown(batch.breakdown)}'
         out.append(
             f'{{"ph":"X","cat":"batch","name":"{batch.mode.value}","pid":{pid},"tid":{tid},"ts":{us(start)},'
             f'"dur":{us(duration)},"args":{{{args}}}}}'
@@ -204,6 +208,23 @@ def _prediction(prediction: Prediction) -> str:
     if prediction.basis != "duration":
         text += f',"basis":{quoted(prediction.basis)}'
     return text
+
+
+def _breakdown(breakdown: Breakdown) -> str:
+    """Fields under their own names; what is None is left out."""
+    parts = [
+        {
+            "stage": part.stage,
+            "wall_ns": part.wall_ns,
+            "host": {name: value for name, value in vars(part.host).items() if value is not None},
+            "device": None if part.device is None else vars(part.device),
+        }
+        for part in breakdown.parts
+    ]
+    bound = None if breakdown.bound is None else breakdown.bound.value
+    return json_object(
+        {"pid": breakdown.pid, "parts": parts, "bound": bound, "reason": safe_text(breakdown.reason)}
+    )
 
 
 def _lane_name(stage: Stage) -> str:

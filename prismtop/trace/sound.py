@@ -11,7 +11,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from prismtop.model import Batch, Counter, Stage, Workload
+from prismtop.model import Batch, Breakdown, Counter, Stage, Workload
 
 _LIMIT = 1 << 62
 _WORKLOAD = tuple(f.name for f in dataclasses.fields(Workload) if f.name != "sampled")
@@ -54,6 +54,7 @@ def _batch(batch: Batch) -> bool:
         and all(map(_stage, batch.stages))
         and all(_fits(rank, type(rank)) for rank in batch.ranks)
         and (batch.prediction is None or _fits(batch.prediction, type(batch.prediction)))
+        and (batch.breakdown is None or _fits(batch.breakdown, Breakdown))
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -34,7 +34,16 @@ from prismtop.trace.dialects.found import Foreign
 from prismtop.trace.events import Decoding, Encoder, decode, unfinished
 from prismtop.trace.index import CANONICAL, Index, build_index, events_in, read_block
 from prismtop.trace.lenient import MAX_US, arguments, decode_object, ns_of
-from prismtop.trace.own import SESSION_EVENT, Dropped, GroundTruth, LostSoFar, Said, SessionInfo, StateChange
+from prismtop.trace.own import (
+    CAPTURE_EVENT,
+    SESSION_EVENT,
+    Dropped,
+    GroundTruth,
+    LostSoFar,
+    Said,
+    SessionInfo,
+    StateChange,
+)
 from prismtop.trace.reader import TraceReader
 from prismtop.trace.sound import sound
 from prismtop.trace.unpack import Unpacked
@@ -113,6 +122,16 @@ class Story:
             if isinstance(noun, (StateChange, LostSoFar)) and noun.time_ns < time_ns:
                 made.append(noun)
         return made
+
+    @property
+    def captured(self) -> Mapping[str, Any] | None:
+        """What a deep capture says of itself, as `prismtop.model.Capture` in JSON; None without one."""
+        for _, line in self.index.context:
+            if f'"name":"{CAPTURE_EVENT}"' in line:
+                event = decode_object(line.strip(" \t\r,[").encode()) or {}
+                args = event.get("args")
+                return args if isinstance(args, dict) else None
+        return None
 
     def marks(self) -> list[Moment]:
         """Alerts as recorded, and injected faults, each with its time, in order of time."""
@@ -302,7 +321,19 @@ def _translated(path: Path, head: bytes) -> Foreign:
         return latencyprism_csv.read_csv(path)
     from prismtop.trace.dialects.chrome import read_chrome
 
-    return read_chrome(path)
+    found = read_chrome(path)
+    return _broken_down(path, found) if found.dialect == "kineto" and found.count else found
+
+
+def _broken_down(path: Path, found: Foreign) -> Foreign:
+    """The same with what device and host did in each batch."""
+    from prismtop.deepdive.breakdown import breakdowns
+    from prismtop.deepdive.read import read_timeline
+
+    batches = list(found.batches())
+    parts = breakdowns(read_timeline(path), batches)
+    made = [replace(batch, breakdown=part) for batch, part in zip(batches, parts, strict=True)]
+    return replace(found, batches=lambda: iter(made))
 
 
 def _translate(found: Foreign, file: _Limited) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from textual.message import Message
 
 from prismtop.errors import EXIT_OK, PrismtopError, UnavailableError, UsageError
-from prismtop.model import Batch, Frame
+from prismtop.model import Batch, Capture, Frame
 from prismtop.safe_text import safe_text
 from prismtop.tui.base import ScreenApp, require_terminal
 from prismtop.tui.collector import Collector, Ticking
@@ -23,6 +23,7 @@ from prismtop.tui.controls import NO_DEEPDIVE, NO_RECORDING, READONLY, Controls,
 from prismtop.tui.keys import PANELS
 from prismtop.tui.list_screen import ListScreen
 from prismtop.tui.overlay import confirm
+from prismtop.tui.panels import capture as capture_panel
 from prismtop.tui.screens import PanelScreen
 from prismtop.tui.view import View
 
@@ -54,6 +55,14 @@ class Answered(Message):
     def __init__(self, what: str, result: object) -> None:
         super().__init__()
         self.what = what
+        self.result = result
+
+
+class Previewed(Message):
+    """What a deep capture would do, or why there can be none."""
+
+    def __init__(self, result: object) -> None:
+        super().__init__()
         self.result = result
 
 
@@ -178,20 +187,31 @@ class PrismtopApp(ScreenApp):
             self.ask("recording stopped" if running else "recording", call)
 
     def ask_deepdive(self) -> None:
-        """A capture, after a question: it costs the engine."""
-        call = self.controls.deepdive
-        if call is None:
+        """A capture, after a question that says what it costs the engine; the end of the one that runs."""
+        controls = self.controls
+        if controls.deepdive is None:
             self.say(f"no capture: {NO_DEEPDIVE}")
+        elif self.view.capturing and controls.cancel_deepdive is not None:
+            self.ask("DeepDive", controls.cancel_deepdive)
         elif self.view.readonly:
             self.say(f"no capture: {READONLY}")
-        elif isinstance(self.screen, PanelScreen):
-            text = (
-                "DeepDive turns on detailed profiling inside the engine for a moment. Its requests get "
-                "slower while it runs; it is turned off again by itself."
-            )
-            found: Callable[[], object] = call
+        elif controls.preview_deepdive is None:
+            self._question(capture_panel.ABOUT, [], controls.deepdive)
+        else:
+            self.collector.ask(controls.preview_deepdive, lambda result: self._post(Previewed(result)))
+
+    def on_previewed(self, message: Previewed) -> None:
+        """Ask, with what it would cost now."""
+        call, planned = self.controls.deepdive, message.result
+        if isinstance(planned, Capture) and call is not None:
+            self._question(*capture_panel.question(planned), call)
+        else:
+            self.on_answered(Answered("DeepDive", planned))
+
+    def _question(self, text: str, facts: list[str], call: Callable[[], object]) -> None:
+        if isinstance(self.screen, PanelScreen):
             self.screen.open_overlay(
-                confirm("DeepDive?", text, "capture", lambda: self.ask("DeepDive", found))
+                confirm("DeepDive?", text, "capture", lambda: self.ask("DeepDive", call), facts)
             )
 
     def ask(self, what: str, call: Callable[[], object]) -> None:

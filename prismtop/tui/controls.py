@@ -19,6 +19,9 @@ class Controls:
         stop_recording: ends it; what it returns (a sentence, a path) is shown. Same thread.
         deepdive: captures everything for a moment; what it returns is shown. Same thread, so it must only
             start the capture.
+        preview_deepdive: returns the `Capture` that `deepdive` would begin, for the question before it. Same
+            thread.
+        cancel_deepdive: ends the running one. Same thread.
         replay: steers a replay.
         lost: called when the terminal was lost while something was being recorded.
     """
@@ -26,12 +29,14 @@ class Controls:
     start_recording: Callable[[], object] | None = None
     stop_recording: Callable[[], object] | None = None
     deepdive: Callable[[], object] | None = None
+    preview_deepdive: Callable[[], object] | None = None
+    cancel_deepdive: Callable[[], object] | None = None
     replay: ReplayControls | None = None
     lost: Callable[[], object] | None = None
 
 
 NO_RECORDING = "this session cannot record"
-NO_DEEPDIVE = "this build has no DeepDive yet"
+NO_DEEPDIVE = "there is no engine to capture here"
 NO_REPLAY = "this is no replay"
 READONLY = "read-only: nothing that changes the engine beyond the Sentinel probe"
 
@@ -47,5 +52,7 @@ def controls_of(session: Any) -> Controls:
         start_recording=offered("start_recording"),
         stop_recording=offered("stop_recording"),
         deepdive=offered("deepdive"),
+        preview_deepdive=offered("preview_deepdive"),
+        cancel_deepdive=offered("cancel_deepdive"),
         replay=getattr(session, "replay", None),
     )

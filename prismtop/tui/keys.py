@@ -95,10 +95,20 @@ KEYS: tuple[Key, ...] = (
         ("d",),
         "d",
         "DeepDive",
-        "DeepDive: capture everything for a moment. Asks first: it costs the engine.",
+        "DeepDive: capture everything for a moment, as one trace. Asks first: it costs the engine. Again: "
+        "cancel it.",
         "deepdive",
         EVERYWHERE,
         4,
+    ),
+    Key(
+        "capture",
+        ("D",),
+        "D",
+        "capture",
+        "The latest DeepDive: what it cost, every layer, where the file is.",
+        "capture",
+        (LIST, DETAILS),
     ),
     Key(
         "record",

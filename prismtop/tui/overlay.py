@@ -37,6 +37,7 @@ class Overlay:
         entries: made anew after a choice that keeps the menu open; of a question there is one, the yes.
         where: which keys of the table work.
         text: sentences above the entries.
+        facts: lines below them that are cut rather than broken; those for which there is no room are counted.
         on_leave: called when it is closed without a choice.
     """
 
@@ -47,12 +48,14 @@ class Overlay:
         *,
         where: str = MENU,
         text: str = "",
+        facts: Sequence[str] = (),
         on_leave: Callable[[], None] | None = None,
         at: int = 0,
     ) -> None:
         self.title = title
         self.where = where
         self.text = text
+        self.facts = tuple(facts)
         self.typed = ""
         self.cursor = at
         self.top = 0
@@ -109,20 +112,31 @@ class Overlay:
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Cells it takes of a screen."""
         most = max(
-            [len(entry.title) + len(entry.hint) + 6 for entry in self._entries] + [len(self.title) + 8, 44]
+            [len(entry.title) + len(entry.hint) + 6 for entry in self._entries]
+            + [len(fact) + 2 for fact in self.facts]
+            + [len(self.title) + 8, 44]
         )
         cells = max(1, min(width, most, 76))
-        lines = len(self._told(cells)) + len(self._entries) + (2 if self.where == MENU else 3)
-        return cells, max(1, min(height, lines, max(8, height * 7 // 10)))
+        told = len(self._told(cells, height))
+        lines = told + len(self._entries) + (2 if self.where == MENU else 3)
+        return cells, max(1, min(height, lines, max(8, height * 7 // 10, told + 3)))
 
-    def _told(self, width: int) -> list[str]:
-        return textwrap.wrap(self.text, max(10, width - 2)) if self.text else []
+    def _told(self, width: int, height: int) -> list[str]:
+        """Sentences, then as many facts as leave room for the answers."""
+        made = textwrap.wrap(self.text, max(10, width - 2)) if self.text else []
+        if not self.facts:
+            return made
+        room = height - len(made) - 4
+        facts = [cut(fact, width - 2) for fact in self.facts]
+        if len(facts) > room:
+            facts = [*facts[: max(0, room - 1)], f"and {len(facts) - max(0, room - 1)} more"]
+        return made[: max(0, height - 4)] + facts[: max(0, room)]
 
     def lines(self, width: int, height: int, glyphs: Glyphs) -> list[Line]:
         """The picture, `height` lines."""
         prompt = f": {self.typed}_" if self.where == MENU else ""
         made: list[Line] = [((fit(cut(f" {self.title}{prompt}", width), width), "title"),)]
-        made += [((fit(f" {line}", width), "column"),) for line in self._told(width)]
+        made += [((fit(f" {line}", width), "column"),) for line in self._told(width, height)]
         entries = self.entries
         self._rows = max(1, height - len(made) - (0 if self.where == MENU else 1))
         self.cursor = max(0, min(self.cursor, len(entries) - 1))
@@ -142,15 +156,18 @@ class Overlay:
         made += [((" " * width, "column"),)] * (height - len(made))
         return made[:height]
 
-    def entry_at(self, y: int, width: int) -> int | None:
-        """Index of the entry on line `y` of the picture."""
-        index = self.top + y - 1 - len(self._told(width))
-        return index if y > len(self._told(width)) and 0 <= index < len(self.entries) else None
+    def entry_at(self, y: int, width: int, height: int) -> int | None:
+        """Index of the entry on line `y` of a picture of that size."""
+        told = len(self._told(width, height))
+        index = self.top + y - 1 - told
+        return index if y > told and 0 <= index < len(self.entries) else None
 
 
-def confirm(title: str, text: str, yes: str, choose: Callable[[], None]) -> Overlay:
+def confirm(
+    title: str, text: str, yes: str, choose: Callable[[], None], facts: Sequence[str] = ()
+) -> Overlay:
     """A question; only its yes does anything."""
-    return Overlay(title, lambda: [Entry(f"y: {yes}", choose)], where=CONFIRM, text=text)
+    return Overlay(title, lambda: [Entry(f"y: {yes}", choose)], where=CONFIRM, text=text, facts=facts)
 
 
 def _rank(title: str, wanted: str) -> int | None:

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from prismtop.tui.keys import DETAILS, PAGE
 from prismtop.tui.lines import Lines
 from prismtop.tui.look import Line
-from prismtop.tui.panels import alerts, counters, details, hooks, prediction, slo, stages, tree
+from prismtop.tui.panels import alerts, capture, counters, details, hooks, prediction, slo, stages, tree
 from prismtop.tui.panels import help as help_page
 from prismtop.tui.panels.footer import Footer
 from prismtop.tui.screens import PanelScreen
@@ -113,6 +113,15 @@ class AlertsScreen(PageScreen):
     def text(self, width: int) -> list[Line]:
         """The alerts page."""
         return alerts.page(self.owner.view, width, self.owner.look.glyphs)
+
+
+class CaptureScreen(PageScreen):
+    """The latest deep capture: costs, layers, file."""
+
+    def text(self, width: int) -> list[Line]:
+        """The capture page."""
+        key = self.owner.keymap.shown("deepdive")
+        return capture.page(self.owner.view, width, self.owner.look.glyphs, key)
 
 
 class CountersScreen(PageScreen):

@@ -119,6 +119,7 @@ class PanelScreen(Screen[None], inherit_bindings=False):
             "pause": ("play" if replay else "resume") if stopped else "pause",
             "compact": "panels" if view.compact else "compact",
             "record": "stop rec" if recording else "record",
+            "deepdive": "cancel" if view.capturing else "DeepDive",
         }
         return footer(self.where, self.size.width, labels, self.owner.keymap.keys, replay)
 
@@ -187,7 +188,7 @@ class PanelScreen(Screen[None], inherit_bindings=False):
     async def on_lines_clicked(self, event: Lines.Clicked) -> None:
         """A click on the footer is its key; on a menu its entry; beside a menu closes it."""
         if event.lines.id == "overlay" and self.overlay is not None:
-            index = self.overlay.entry_at(event.y, event.lines.size.width)
+            index = self.overlay.entry_at(event.y, *event.lines.size)
             if index is not None:
                 self.overlay.cursor = index
                 self.action_overlay_choose()
@@ -280,6 +281,10 @@ class PanelScreen(Screen[None], inherit_bindings=False):
     def action_alerts(self) -> None:
         """Alerts and causes."""
         self._push("AlertsScreen")
+
+    def action_capture(self) -> None:
+        """The latest deep capture."""
+        self._push("CaptureScreen")
 
     def action_counters(self) -> None:
         """Every counter."""

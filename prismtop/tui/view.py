@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from prismtop.model import Alert, AttachState, Batch, Frame
+from prismtop.deepdive import report
+from prismtop.model import Alert, AttachState, Batch, CapturePhase, Frame
 from prismtop.safe_text import safe_text
 from prismtop.tui.fields import BY_NAME, is_slow
 from prismtop.tui.filter import Filter
@@ -94,6 +95,7 @@ class View:
     rings: bool = False
     _announced: set[int] | None = None
     _left: bool = False
+    _captured: tuple[int, bool, bool | None] | None = None
     _rows_of: tuple[object, ...] = ()
     _rows: Sequence[Batch] = ()
 
@@ -121,6 +123,7 @@ class View:
         if left and not self._left and self._announced is not None:
             self.say(frame.note or _LEFT[frame.state], frame.time_ns, "error")
         self._left = left
+        self._announce_capture(frame)
         if self._announced is None:
             self._announced = {alert.id for alert in frame.alerts}
             return
@@ -130,6 +133,25 @@ class View:
                 if alert.closed_ns is None:
                     self.say(f"{alert.severity.value}: {alert.text}", frame.time_ns, "error")
                     self.rings = True
+
+    def _announce_capture(self, frame: Frame) -> None:
+        """One message when a capture has ended, one more when a slowdown has stayed."""
+        capture = frame.capture
+        now = None if capture is None else (capture.number, capture.phase.final, capture.residual)
+        if now == self._captured:
+            return
+        self._captured = now
+        if capture is not None and capture.residual:
+            self.say(f"DeepDive: {report.residual_text(capture)}", frame.time_ns, "error")
+        elif capture is not None and capture.phase.final and capture.residual is None:
+            failed = capture.phase is CapturePhase.FAILED
+            self.say(report.ended(capture), frame.time_ns, "error" if failed else "badge")
+
+    @property
+    def capturing(self) -> bool:
+        """Whether a deep capture runs."""
+        capture = self.latest.capture if self.latest is not None else None
+        return capture is not None and not capture.phase.final
 
     def say(self, text: str, now_ns: int, role: str = "badge") -> None:
         """Show a message for some seconds."""

@@ -6,12 +6,15 @@ left.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +24,14 @@ from prismtop.attach.ladder import inject
 from prismtop.attach.payload import safe_template
 from prismtop.model import AttachState, Batch, Frame, Group
 from prismtop.session import Session
+from prismtop.sources.deep_link import DeepLink
 from prismtop.sources.live import attach
 from prismtop.sources.metrics import read
+from prismtop.sources.probe_link import ProbeLink
 from prismtop.sources.ring import find_ring
 from prismtop.targets.discovery import group_of, still_alive
 from prismtop.targets.profiles import hooks_for, load_profiles
+from tests.integration.deep import OPTIONS, layer, links_of, phase_reached
 from tests.integration.engines import Server, probe_is_gone, serving, ticks_until, watching
 
 pytestmark = pytest.mark.real_engine
@@ -214,6 +220,74 @@ def test_watch_prints_the_batches_of_a_loaded_engine(server: Server) -> None:
     assert len(watch.of("batch")) == 200
     assert watch.of("lost") == []
     assert {line["origin"] for line in watch.of("batch")} == {"exact"}
+
+
+def model_link(session: Session) -> ProbeLink:
+    """The process that runs the model."""
+    roles = ("worker", "engine", "scheduler")
+    return next(link for link in links_of(session) if link.target.role in roles)
+
+
+def test_a_deep_capture_has_the_operators_of_each_batch(
+    server: Server, session: Session, tmp_path: Path
+) -> None:
+    """Of the process that runs the model; vLLM's worker is a process of its own."""
+    ready(server, session)
+    link = model_link(session)
+    load = server.load("--n", "2", "--rounds", "40", "--max-tokens", "60", "--chat")
+    try:
+        for _ in range(2):
+            dive = DeepLink(link, replace(OPTIONS, batches=20, python=False))
+            assert dive.facts().torch.startswith("2.")
+            dive.prepare()
+            dive.start()
+            status = phase_reached(session, dive, "ready")
+            found = dive.fetch(tmp_path)
+            dive.poll()
+            assert found.profile is not None
+            names = Counter(
+                event.get("name") for event in json.loads(found.profile.read_text())["traceEvents"]
+            )
+            assert layer(status, "operators")[0] == "on"
+            assert status.batches == 20
+            assert sum(str(name).startswith("prismtop_sync_") for name in names) == 6
+            assert names["aten::embedding"] >= 19
+    finally:
+        load.kill()
+        load.wait()
+    assert server.complete(10)["usage"]["completion_tokens"] > 0
+    assert len(quiet(session)[0]) > 0
+
+
+def test_a_detach_of_an_idle_engine_in_a_window_waits_for_its_model_thread(
+    server: Server, group: Group
+) -> None:
+    """PyTorch's profiler can be stopped only by the thread that started it, which may wait for a request."""
+    session = Session(attach(group, load_profiles()[group.engine]))
+    try:
+        ready(server, session)
+        dive = DeepLink(model_link(session), replace(OPTIONS, batches=1_000_000, python=False))
+        dive.prepare()
+        dive.start()
+        while dive.poll().phase != "capturing":
+            server.complete(6)
+            session.tick()
+        quiet(session)
+    finally:
+        session.close()
+    server.complete(6)
+    for member in group.probed:
+        assert probe_is_gone(member.id.pid, 15)
+    assert server.complete(6)["usage"]["completion_tokens"] > 0
+    with contextlib.closing(Session(attach(group, load_profiles()[group.engine]))) as session:
+        ready(server, session)
+        dive = DeepLink(model_link(session), replace(OPTIONS, batches=3, python=False))
+        dive.prepare()
+        dive.start()
+        server.complete(10)
+        status = phase_reached(session, dive, "ready")
+        dive.cancel()
+        assert layer(status, "operators")[0] == "on"  # refused while a profiler runs
 
 
 def test_a_killed_monitor_leaves_a_working_engine_without_probes(server: Server, group: Group) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from prismtop.deepdive.layer import LayerEvent
+from prismtop.deepdive.merge import write_trace
 from prismtop.trace.check import check
 from prismtop.trace.convert import convert
 from prismtop.trace.merge import merge
@@ -28,6 +30,20 @@ from prismtop.trace.writer import Limits
 from tests.factories import MS
 from tests.integration import viewers
 from tests.integration.viewers import Perfetto, Rejected, Seen
+from tests.unit.deep_profiles import (
+    MONO,
+    PID,
+    TID,
+    Fetched,
+    Kineto,
+    batch_times,
+    cuda_profile,
+    eight_ms_batch,
+    frames_of,
+    make_capture,
+    real_cpu_frames,
+    real_cpu_profile,
+)
 from tests.unit.trace_cases import CASES, HANGS, INCOMPLETE, OK, REJECTED, Case
 from tests.unit.trace_frames import full_frame, overlapping_batches
 
@@ -126,6 +142,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (at / "cut_source.json").write_bytes(cut[: len(cut) * 2 // 3])
     repair(at / "cut_source.json", at / "repaired.json.gz")
     convert(at / "finished.json.gz", at / "converted.json")
+    deep_captures(at)
     return {
         "closed": at / "live_source.json",
         "live": at / "live.json",
@@ -139,7 +156,44 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "merged": at / "merged.json.gz",
         "repaired": at / "repaired.json.gz",
         "converted": at / "converted.json",
+        "deep capture": at / "deep.json.gz",
+        "deep capture of a real profile": at / "deep_real.json",
     }
+
+
+def deep_captures(at: Path) -> None:
+    """Two ranks with every layer, kernels of one stream that overlap, and a real profile of torch."""
+
+    def crossing(kineto: Kineto) -> None:
+        kineto.on_device("graph node", MONO + 3 * MS, MONO + 5 * MS, 7)
+        for length, name in ((100, "inner"), (900, "outer"), (400, "middle")):
+            kineto.host("cpu_op", name, MONO + 6 * MS, MONO + 6 * MS + length * 1000)
+        kineto.flow("f", 999, MONO + 6 * MS, PID, TID)
+
+    first = cuda_profile(before=crossing).write(at / "first.json")
+    second = cuda_profile(pid=4300, tid=4301, device=1).write(at / "second.json")
+    events = at / "events.jsonl"
+    gc = {"layer": "gc", "name": "gen 2", "t0": MONO + 3 * MS, "dur": 2 * MS, "tid": TID, "args": {"n": 3}}
+    events.write_text(json.dumps(gc) + "\n")
+    layers = [
+        LayerEvent("scheduler", "slice", "runq", MONO + MS, 5 * MS, PID, TID, {"instead": "stress"}),
+        LayerEvent("scheduler", "slice", "oncpu", MONO + 4 * MS, 5 * MS, PID, TID, {"core": 1}),
+        LayerEvent("stacks", "instant", "forward", MONO + MS, 0, PID, TID, {"sampled": True}),
+        LayerEvent("uprobes", "counter", "queue", MONO + MS, 0, 0, 0, {"value": 3, "text": "none"}),
+    ]
+    batches = [eight_ms_batch(seq, start) for seq, start in enumerate(batch_times(6))]
+    write_trace(
+        at / "deep.json.gz",
+        frames=frames_of(batches),
+        fetched=[Fetched(PID, first, events), Fetched(4300, second)],
+        layers=layers,
+        capture=make_capture(),
+    )
+    frames, facts = real_cpu_frames()
+    real = Fetched(facts["pid"], real_cpu_profile(at))
+    write_trace(
+        at / "deep_real.json", frames=frames, fetched=[real], layers=(), capture=make_capture(layers=())
+    )
 
 
 KINDS = (
@@ -155,6 +209,8 @@ KINDS = (
     "merged",
     "repaired",
     "converted",
+    "deep capture",
+    "deep capture of a real profile",
 )
 
 
@@ -196,6 +252,21 @@ def test_perfetto_has_a_group_for_each_process_and_named_tracks(
         4194305: "machine",
     }
     assert {"batches", "batches (overlap 1)", "requests", "alerts", "prismtop"} <= set(seen.threads)
+
+
+@needs_perfetto
+def test_perfetto_joins_every_launch_with_its_kernel(files: dict[str, Path], perfetto: Perfetto) -> None:
+    sql = (
+        "select distinct o.name, p.pid, p.name from flow f join slice o on o.id = f.slice_out "
+        "join slice i on i.id = f.slice_in join thread_track t on t.id = i.track_id "
+        "join thread using (utid) join process p using (upid) order by 1, 2"
+    )
+    assert perfetto.load(files["deep capture"], sql).rows == (
+        ("cudaLaunchKernel", 5_000_000, "GPU 0 of pid 4242 (Constructed GPU)"),
+        ("cudaLaunchKernel", 5_000_001, "GPU 1 of pid 4300 (Constructed GPU)"),
+        ("cudaMemcpyAsync", 5_000_000, "GPU 0 of pid 4242 (Constructed GPU)"),
+        ("cudaMemcpyAsync", 5_000_001, "GPU 1 of pid 4300 (Constructed GPU)"),
+    )
 
 
 @needs_perfetto

@@ -13,6 +13,9 @@ from prismtop.model import (
     Alert,
     AttachState,
     Batch,
+    Capture,
+    CapturePhase,
+    CaptureRequest,
     Cause,
     Clock,
     Counter,
@@ -22,6 +25,8 @@ from prismtop.model import (
     Headroom,
     HookStatus,
     Interference,
+    Layer,
+    LayerState,
     Mode,
     ModelCard,
     ModelState,
@@ -143,6 +148,47 @@ CAUSES = (
     ),
     Cause("cpu_contention", 0.05, "", ("run queue wait of the engine core 0.4 %",)),
 )
+
+
+LAYERS = (
+    Layer("batches", LayerState.ON, "the probe"),
+    Layer("counters", LayerState.ON, "15 a second"),
+    Layer("operators", LayerState.ON, "torch.profiler of PyTorch 2.13.0+cu130", pid=4242),
+    Layer("gpu", LayerState.OFF, "CUDA graphs are in use, and before CUDA 12.6 (here 12.4) profiling them "
+          "can crash or hang the engine; --gpu force does it all the same", pid=4242),
+    Layer("python", LayerState.OFF, "the operators show what runs; --python on adds functions, at a cost",
+          pid=4242),
+    Layer("gc", LayerState.ON, "the interpreter's own callbacks", pid=4242),
+    Layer("scheduler", LayerState.PARTIAL, "schedstat at 50 Hz: tracefs may not be read"),
+    Layer("stacks", LayerState.ON, "py-spy at 20 Hz, nonblocking"),
+    Layer("uprobes", LayerState.OFF, "not asked for: --uprobes"),
+)  # fmt: skip
+"""As a capture plans them on a server with an older CUDA."""
+
+
+def planned_capture(started_ns: int = START_NS) -> Capture:
+    """What `d` would begin."""
+    return Capture(1, CaptureRequest(), CapturePhase.PREPARING, started_ns, layers=LAYERS,
+                   expected_stall_ms=1000.0)  # fmt: skip
+
+
+def finished_capture(started_ns: int = START_NS) -> Capture:
+    """One that ended well."""
+    counts = {"batches": 50, "counters": 120, "operators": 48_211, "gc": 3, "scheduler": 412, "stacks": 96}
+    return replace(
+        planned_capture(started_ns),
+        phase=CapturePhase.DONE,
+        batches=50,
+        layers=tuple(replace(each, events=counts.get(each.name, 0)) for each in LAYERS),
+        stall_ms=1042.0,
+        before_ms=8.31,
+        during_ms=8.87,
+        after_ms=8.29,
+        residual=False,
+        path="/home/ops/.local/state/prismtop/recordings/deepdive-20251127-100641-vllm.json.gz",
+        size_bytes=4_812_331,
+        clock_error_ns=3_900,
+    )
 
 
 def percentiles(values: list[float]) -> Percentiles:
@@ -267,6 +313,7 @@ class SyntheticSession:
                 regimes=("decode", "mixed"),
             ),
             alerts=self._alerts,
+            capture=finished_capture(self._started_ns),
             slo=SloStatus(
                 SloTargets(ttft_ms=500.0, tpot_ms=20.0),
                 600.0,

@@ -12,7 +12,8 @@ import pytest
 from textual import events
 from textual.keys import key_to_character
 
-from prismtop.model import Frame, Replay
+from prismtop.errors import UnavailableError
+from prismtop.model import CapturePhase, Frame, Replay
 from prismtop.tui.controls import Controls
 from prismtop.tui.fields import is_slow
 from prismtop.tui.keys import KEYS, LIST, MENU, PANELS, PICKER, keys_for
@@ -31,7 +32,7 @@ from prismtop.tui.pages import (
 from prismtop.tui.panels import help as help_page
 from prismtop.tui.panels.footer import footer
 from tests.tui.harness import Clock, screen_text, settle, still, tap, type_text
-from tests.tui.synthetic import SyntheticSession
+from tests.tui.synthetic import SyntheticSession, planned_capture
 
 Test = Callable[..., Awaitable[None]]
 COVERED: dict[str, Test] = {}
@@ -260,7 +261,7 @@ async def test_plus_and_minus_change_the_rate_of_the_screen(key: str, hz: float)
 async def test_the_help_page_scrolls_to_its_end() -> None:
     async with still() as (app, pilot):
         await tap(pilot, "f1", "end")
-        assert "tensor-parallel ranks." in screen_text(app)
+        assert "says how (prismtop, 1 s)" in screen_text(app)
         await tap(pilot, "home", "down", "pagedown", "pageup", "up")
         assert "keys in the list" in screen_text(app)
 
@@ -620,7 +621,7 @@ async def test_deepdive_asks_first() -> None:
     async with still(controls=Controls(deepdive=lambda: asked.append(True))) as (app, pilot):
         await tap(pilot, "d")
         assert asked == []
-        assert "requests get slower" in screen_text(app)
+        assert "takes everything out again" in screen_text(app)
         await tap(pilot, "y")
         assert asked == [True]
 
@@ -635,10 +636,96 @@ async def test_no_does_nothing() -> None:
         assert not app._exit
 
 
-async def test_deepdive_says_that_this_build_has_none() -> None:
+async def test_deepdive_says_that_there_is_nothing_to_capture() -> None:
     async with still() as (app, pilot):
         await tap(pilot, "d")
-        assert "this build has no DeepDive yet" in screen_text(app)
+        assert "there is no engine to capture here" in screen_text(app)
+
+
+def diving(asked: list[str], planned: object = None) -> Controls:
+    """A session that can capture."""
+    return Controls(
+        deepdive=lambda: asked.append("start"),
+        preview_deepdive=lambda: planned or planned_capture(),
+        cancel_deepdive=lambda: asked.append("cancel"),
+    )
+
+
+def capturing(frame: Frame, phase: CapturePhase, **changes: Any) -> Frame:
+    """The frame while a capture is in that phase."""
+    return replace(frame, capture=replace(planned_capture(frame.time_ns), phase=phase, **changes))
+
+
+async def test_the_question_says_what_it_costs_and_which_layers_there_are() -> None:
+    async with still(controls=diving([])) as (app, pilot):
+        await tap(pilot, "d")
+        shown = screen_text(app)
+        assert "for about 1 s, once" in shown
+        assert "off     gpu        CUDA graphs are in use" in shown
+        assert "y: capture" in shown
+
+
+async def test_a_capture_that_cannot_be_is_not_asked_about() -> None:
+    refused = UnavailableError("the engine is watched from outside only.")
+    async with still(controls=diving([], refused)) as (app, pilot):
+        await tap(pilot, "d")
+        assert "DeepDive failed: the engine is watched from outside only." in screen_text(app)
+        assert app.screen.overlay is None  # type: ignore[attr-defined]
+
+
+async def test_the_same_key_cancels_a_capture_that_runs() -> None:
+    asked: list[str] = []
+    async with still(controls=diving(asked)) as (app, pilot):
+        app.show(capturing(app.session.tick(), CapturePhase.CAPTURING, batches=23))
+        await settle(pilot)
+        assert "DIVE 23/50" in screen_text(app)
+        assert " d cancel" in screen_text(app)
+        await tap(pilot, "d")
+        assert asked == ["cancel"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes", "sentence"),
+    [
+        (CapturePhase.CANCELLED, {}, "DeepDive cancelled: no file was written"),
+        (CapturePhase.FAILED, {"error": "the engine ended."}, "DeepDive failed: the engine ended."),
+        (
+            CapturePhase.DONE,
+            {"batches": 50, "stall_ms": 903.0, "before_ms": 8.0, "during_ms": 8.8, "path": "/x.json.gz"},
+            "DeepDive done, 50 batches, stall 903 ms, +10 % in the window: /x.json.gz",
+        ),
+    ],
+)
+async def test_the_end_of_a_capture_is_said_once(
+    phase: CapturePhase, changes: dict[str, Any], sentence: str
+) -> None:
+    async with still(controls=diving([])) as (app, pilot):
+        app.show(capturing(app.session.tick(), CapturePhase.CAPTURING))
+        app.show(capturing(app.session.tick(), phase, **changes))
+        await settle(pilot)
+        assert sentence in screen_text(app)
+        app.view.toast = None
+        app.show(capturing(app.session.tick(), phase, **changes))
+        await settle(pilot)
+        assert sentence not in screen_text(app)
+
+
+async def test_a_slowdown_that_stays_is_said_too() -> None:
+    async with still(controls=diving([])) as (app, pilot):
+        done = {"before_ms": 8.0, "during_ms": 8.8, "path": "/x.json.gz"}
+        app.show(capturing(app.session.tick(), CapturePhase.DONE, **done))
+        app.show(capturing(app.session.tick(), CapturePhase.DONE, after_ms=9.6, residual=True, **done))
+        await settle(pilot)
+        assert "a slowdown of 20 % HAS STAYED" in screen_text(app)
+
+
+@covers("capture")
+async def test_the_latest_capture_has_a_page() -> None:
+    async with still(120, 40) as (app, pilot):
+        await tap(pilot, "D")
+        shown = screen_text(app)
+        assert "no slowdown has stayed" in shown
+        assert "look at it: prismtop replay /home/ops/" in shown
 
 
 async def test_readonly_refuses_what_would_change_the_engine() -> None:

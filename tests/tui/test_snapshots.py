@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from prismtop.model import AttachState, Frame, Recording, Replay
+from prismtop.model import AttachState, CapturePhase, Frame, Recording, Replay
 from prismtop.tui.controls import Controls
 from tests.tui.harness import (
     SNAPSHOTS,
@@ -30,7 +30,7 @@ from tests.tui.harness import (
     type_text,
 )
 from tests.tui.svg import digest
-from tests.tui.synthetic import SyntheticSession
+from tests.tui.synthetic import SyntheticSession, planned_capture
 
 SIZES = ((80, 24), (120, 40), (200, 60))
 LOOKS = ("default", "ascii", "ansi-16", "no-color")
@@ -55,6 +55,7 @@ SCREENS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sort": (("f6",), ("escape",)),
     "export": (("e",), ("escape",)),
     "confirm": (("d",), ("escape",)),
+    "capture": (("D",), ("escape",)),
 }
 TEXT_IN_ASCII = ("list", "held", "details", "alerts", "counters", "help", "setup")
 DIGESTS = SNAPSHOTS / "svg.json"
@@ -100,7 +101,7 @@ async def test_every_screen(
         monkeypatch.setenv("NO_COLOR", "1")
     theme = "ansi-16" if look in ("ansi-16", "no-color") else "prismtop"
     digests = Digests(tmp_path)
-    controls = Controls(deepdive=lambda: None)
+    controls = Controls(deepdive=lambda: None, preview_deepdive=planned_capture)
     async with still(*size, ascii=look == "ascii", theme=theme, controls=controls) as (app, pilot):
         for screen, (there, back) in SCREENS.items():
             await play(pilot, there)
@@ -145,6 +146,13 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "nothing-judged": {"bare": True},
     "ranks": {"ranks": 4},
     "replay": {"more": {"replay": _replay}},
+    "capturing": {
+        "more": {
+            "capture": lambda frame: replace(
+                planned_capture(frame.time_ns), phase=CapturePhase.CAPTURING, batches=23
+            )
+        }
+    },
     "recording": {
         "more": {"recording": lambda frame: Recording("/t.gz", frame.time_ns - 12 * 10**9, 9, 3_400_000)}
     },
@@ -164,7 +172,8 @@ async def test_the_list_in_other_situations(situation: str, size: tuple[int, int
     "size", [(60, 15), (40, 10), (20, 5), (8, 3), (1, 1)], ids=lambda s: f"{s[0]}x{s[1]}"
 )
 async def test_no_size_is_refused(size: tuple[int, int]) -> None:
-    async with still(*size, controls=Controls(deepdive=lambda: None)) as (app, pilot):
+    controls = Controls(deepdive=lambda: None, preview_deepdive=planned_capture)
+    async with still(*size, controls=controls) as (app, pilot):
         for there, back in SCREENS.values():
             await play(pilot, there)
             await play(pilot, back)

@@ -15,6 +15,8 @@ from prismtop.model import (
     EngineMetrics,
     Headroom,
     HookStatus,
+    Layer,
+    LayerState,
     ModelCard,
     ModelState,
     ProbeCost,
@@ -31,7 +33,7 @@ from prismtop.tui.panels import picker
 from tests.factories import make_batch
 from tests.tui.harness import Clock, screen_text, settle, still, tap
 from tests.tui.hostile import FORBIDDEN, HOSTILE, hostile_group
-from tests.tui.synthetic import SyntheticSession
+from tests.tui.synthetic import SyntheticSession, finished_capture
 
 
 def harmless(text: str) -> bool:
@@ -41,7 +43,7 @@ def harmless(text: str) -> bool:
 KEYS = [
     (), ("p",), ("p", "end"), ("enter",), ("f1",), ("A",), ("C",), ("C", "end"), ("m",), ("m", "end"), ("t",),
     ("f2",),
-    ("f6",), ("colon",), ("d",), ("R",), ("tab", "tab"),
+    ("f6",), ("colon",), ("d",), ("D",), ("R",), ("tab", "tab"),
 ]  # fmt: skip
 
 
@@ -80,6 +82,10 @@ async def test_every_screen_is_harmless(keys: tuple[str, ...]) -> None:
                     Counter("x_ratio", HOSTILE, "ratio", clock.ns, reason=HOSTILE),
                 ),
                 counter_history={},
+                capture=replace(
+                    finished_capture(), path=HOSTILE, notes=(HOSTILE,),
+                    layers=(Layer(HOSTILE, LayerState.ON, HOSTILE, 5),),
+                ),
                 recording=Recording(HOSTILE, clock.ns, error=HOSTILE),
                 replay=Replay(HOSTILE, clock.ns, clock.ns - 1, clock.ns + 1),
             )

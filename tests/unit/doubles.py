@@ -53,7 +53,7 @@ class FakeReporter:
     def update(self, text: str) -> None:
         pass
 
-    def confirm(self, question: str) -> bool | None:
+    def confirm(self, question: str, meanwhile: object = None) -> bool | None:
         self.asked.append(question)
         return self.answer
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from prismtop.anomaly import trace_file
 from prismtop.anomaly.campaign import TAIL_S, Campaign, Phase
 from prismtop.anomaly.catalogue import scenario
+from prismtop.anomaly.neighbours import Neighbours, children, mean
 from prismtop.anomaly.scenario import Request
 from prismtop.anomaly.scenario_file import Step
-from prismtop.model import Alert, Frame, ModelCard, ModelState, Severity
+from prismtop.commands import campaign as command
+from prismtop.commands.campaign_report import table
+from prismtop.commands.context import Interrupted
+from prismtop.errors import UnavailableError
+from prismtop.model import Alert, AttachState, Counter, Frame, ModelCard, ModelState, Severity
+from prismtop.trace.load import load
 from tests.factories import make_batch, make_frame
 
 S = 10**9
@@ -144,3 +159,124 @@ def test_an_alert_in_the_episode_is_its_hit() -> None:
     go(campaign, 118, 119)
     figures = campaign.result().score
     assert (figures.counted, figures.hits, figures.false_alarms) == (1, 1, 0)
+
+
+def test_an_injection_that_is_under_way_is_neither_hit_nor_quiet() -> None:
+    campaign, _ = make_campaign(make_step())
+    go(campaign, 100, 117)
+    assert campaign.phase is Phase.INJECTING
+    go(campaign, 117, 118, changed_alerts=(make_alert(117),))
+    figures = campaign.result().score
+    assert (figures.faults, figures.false_alarms) == (0, 0)
+    assert figures.quiet_s < 7
+
+
+def test_a_trace_of_a_campaign_holds_what_a_diagnosis_needs(tmp_path: Path) -> None:
+    campaign, injector = make_campaign(make_step(), make_step("request_flood"))
+    batches = [make_batch(n, round((100 + 0.1 * n) * S), duration_ns=S // 10) for n in range(40)]
+    reading = Counter("thread_runq_wait_ratio", "pid 1 tid 1", "ratio", 102 * S, 0.25)
+    other = Counter("net_receive_bytes_per_s", "eth0", "bytes_per_s", 102 * S, 9.0)
+    campaign.take(frame_at(100))
+    go(campaign, 110, 117)
+    campaign.take(frame_at(117, new_batches=tuple(batches), new_counters=(reading, other)))
+    injector.said = [ended(116, 118)]
+    go(campaign, 118, 124)
+    injector.said = [ended(123, 125)]
+    go(campaign, 125, 126, changed_alerts=(make_alert(117, 119),))
+    result, last = campaign.result(), frame_at(126)
+    labels = [episode.label for episode in result.episodes]
+    trace_file.write(tmp_path / "made.json", last, result.batches, result.alerts, labels, result.counters)
+    trace = load([tmp_path / "made.json"])
+    assert [(one.name, one.value) for one in trace.counters()] == [("thread_runq_wait_ratio", 0.25)]
+    assert [batch.seq for batch in trace.batches()] == list(range(40))
+    assert [alert.closed_ns for alert in trace.alerts()] == [119 * S]
+    # A workload control is in the file, and is no fault that there was to be found.
+    assert [truth.id for truth in trace.ground_truth()] == ["freeze_bursts"]
+    assert "request_flood" in (tmp_path / "made.json").read_text()
+
+
+class FakeSession:
+    """Frames of its own making, and then whatever ends a campaign."""
+
+    def __init__(self, frames: list[Frame], end: BaseException | None = None) -> None:
+        self.frames, self.end = frames, end
+
+    def tick(self) -> Frame:
+        if not self.frames and self.end is not None:
+            raise self.end
+        return self.frames.pop(0)
+
+
+class FakeContext:
+    """As much of a context as following a campaign takes; nothing is ever signalled."""
+
+    class settings:
+        tick_hz = 1000.0
+
+    class signals:
+        @staticmethod
+        def deferred() -> Any:
+            return nullcontext()
+
+        @staticmethod
+        def check() -> None:
+            """Nothing came."""
+
+    class report:
+        @staticmethod
+        def say(text: str) -> None:
+            """Nobody listens."""
+
+
+def test_what_ends_a_campaign_early_leaves_what_was_found() -> None:
+    campaign, _ = make_campaign(make_step())
+    session: Any = FakeSession([frame_at(100), frame_at(101)], Interrupted(2))
+    context: Any = FakeContext()
+    last, ended_by = command._follow(context, session, campaign, 1)
+    assert isinstance(ended_by, Interrupted)
+    assert last is not None
+    assert "0 of 1 episodes were done" in table(campaign.result(), (), 1)
+
+
+def test_an_engine_that_ends_is_told_with_what_was_found() -> None:
+    campaign, _ = make_campaign(make_step())
+    session: Any = FakeSession([frame_at(100), frame_at(101, state=AttachState.GONE)])
+    context: Any = FakeContext()
+    last, ended_by = command._follow(context, session, campaign, 1)
+    assert isinstance(ended_by, UnavailableError)
+    assert last is not None
+
+
+def test_the_cpu_time_of_others_is_measured() -> None:
+    nobody_is_own = Neighbours(list)
+    nobody_is_own.take(S)
+    until = time.process_time() + 0.2
+    while time.process_time() < until:
+        pass
+    nobody_is_own.take(2 * S)
+    ((_, cores),) = nobody_is_own.seen
+    assert cores > 0.1  # this process is one of the others
+
+
+def test_a_campaign_knows_its_own_processes() -> None:
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+    try:
+        assert {os.getpid(), child.pid} <= set(children())
+    finally:
+        child.kill()
+        child.wait()
+
+
+@pytest.mark.parametrize(("start_s", "expected"), [(1, 1.0), (9, None)])
+def test_what_others_used_in_an_interval(start_s: int, expected: float | None) -> None:
+    seen = [(2 * S, 0.5), (3 * S, 1.5), (4 * S, 9.0)]
+    assert mean(seen, start_s * S, (start_s + 1) * S) == expected
+
+
+def test_false_alarms_beside_busy_neighbours_are_counted_apart() -> None:
+    campaign, _ = make_campaign(make_step())
+    go(campaign, 100, 112)
+    campaign.foreign = [(round((112 + n) * S), 0.9) for n in range(4)]
+    go(campaign, 112, 114, changed_alerts=(make_alert(112.5, 113),))
+    figures = campaign.result().score
+    assert (figures.false_alarms, figures.false_beside_others) == (1, 1)

@@ -204,8 +204,11 @@ def test_a_gpu_fault_without_a_gpu_is_exit_code_3(sleeper: int, capsys: pytest.C
     assert "unavailable here" in capsys.readouterr().err
 
 
-def test_a_fault_inside_the_target_is_never_simulated(sleeper: int) -> None:
-    assert run("run", "gc_storm", "--pid", sleeper, "--yes") == 3
+def test_a_fault_inside_the_target_has_to_be_agreed_to(
+    sleeper: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run", "gc_storm", "--pid", sleeper, "--yes") == 2
+    assert "--in-target" in capsys.readouterr().err
 
 
 def test_a_misspelt_scenario_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,6 +100,35 @@ def test_a_refused_attach_is_the_error_of_the_command(monkeypatch: pytest.Monkey
         open_session(context, make_group(), {})
 
 
+@pytest.mark.parametrize(
+    ("changes", "production", "wanted", "made", "said"),
+    [
+        ({}, "", False, None, False),
+        ({}, "", True, "DeepDive", False),
+        ({"deepdive_on_alert": "warning"}, "", False, "OnAlert", False),
+        ({"deepdive_on_alert": "warning"}, "PRISMTOP_PRODUCTION is set", False, None, True),
+        ({"deepdive_on_alert": "warning"}, "PRISMTOP_PRODUCTION is set", True, "DeepDive", True),
+        ({"deepdive_on_alert": "warning", "readonly": True}, "", True, "DeepDive", True),
+    ],
+)
+def test_captures_can_be_had_where_a_person_or_an_alert_may_ask_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+    asked_for: list[AttachOptions],
+    changes: dict[str, object],
+    production: str,
+    wanted: bool,
+    made: str | None,
+    said: bool,
+) -> None:
+    monkeypatch.setattr("prismtop.anomaly.scope.production_marker", lambda pid: production)
+    context, _, report = make_context()
+    context = replace(context, settings=Settings(**changes))  # type: ignore[arg-type]
+    session = open_session(context, make_group(), {}, deepdive=wanted)
+    diver = session._deepdiver
+    assert (None if diver is None else type(diver).__name__) == made
+    assert any("alerts begin no capture" in sentence for sentence in report.said) is said
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_counters_are_sampled_only_where_they_are_wanted(
     monkeypatch: pytest.MonkeyPatch, asked_for: list[AttachOptions], wanted: bool

@@ -10,7 +10,16 @@ import pytest
 from prismtop.commands import watch
 from prismtop.commands.context import Interrupted, closing_session
 from prismtop.errors import EXIT_FINDING, EXIT_OK, EXIT_UNAVAILABLE, UnavailableError
-from prismtop.model import AttachState, Counter, HookStatus, Lost, Request
+from prismtop.model import (
+    AttachState,
+    Capture,
+    CapturePhase,
+    CaptureRequest,
+    Counter,
+    HookStatus,
+    Lost,
+    Request,
+)
 from tests.factories import make_batch, make_frame
 from tests.unit.doubles import FakeReporter, FakeSession, FakeSignals, make_context
 
@@ -197,3 +206,20 @@ def test_counters_are_not_sampled_for_a_table(json_: bool, wanted: bool) -> None
     asked = replace(context, settings=replace(context.settings, counters=True))
     assert watch.wants_counters(asked) is wanted
     assert report.said == ([] if wanted else ["the table has no counters: use --json, or the screen"])
+
+
+def test_a_capture_is_a_line_for_each_of_its_phases() -> None:
+    capture = Capture(1, CaptureRequest(why="alert 3"), CapturePhase.CAPTURING, 10**12)
+    frames = [
+        make_frame(1, capture=capture),
+        make_frame(1, capture=replace(capture, batches=9)),
+        make_frame(1, capture=replace(capture, phase=CapturePhase.DONE, path="/x.json.gz")),
+    ]
+    context, out, report = make_context(json=True)
+    watch.stream(context, FakeSession(frames), batches=3)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    told = [(line["phase"], line["why"]) for line in lines if line["type"] == "capture"]
+    assert told == [("capturing", "alert 3"), ("done", "alert 3")]
+    context, _, report = make_context()
+    watch.stream(context, FakeSession(frames), batches=3)
+    assert [said for said in report.said if "DeepDive" in said][-1].endswith("0 batches: /x.json.gz")

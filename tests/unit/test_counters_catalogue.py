@@ -79,3 +79,16 @@ def test_clock_limits_are_told_in_words() -> None:
     assert clock_limit_words(1 << 20) == "unknown reason 0x100000"
     for bit, word in CLOCK_LIMITS.items():
         assert clock_limit_words(bit) == word
+
+
+def test_the_help_page_lists_every_counter_with_its_source_and_period() -> None:
+    from prismtop.tui.look import ASCII
+    from prismtop.tui.panels import help as help_page
+
+    for width in (80, 200):
+        shown = ["".join(text for text, _ in line) for line in help_page.lines(width, ASCII)]
+        assert max(map(len, shown)) <= width
+        page = " ".join(" ".join(shown).split())
+        for name, _, source, period, _ in listing():
+            assert f" {name} " in page
+            assert f"({source}, {period})" in page

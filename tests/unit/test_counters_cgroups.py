@@ -149,14 +149,22 @@ def test_processes_of_one_group_are_one_series(tmp_path: Path) -> None:
     assert leaf.exists()
 
 
-def test_a_process_that_moves_is_followed(tmp_path: Path) -> None:
+def test_a_process_that_moves_is_followed_at_once(tmp_path: Path) -> None:
     leaf, reader = v2(tmp_path)
     rounds = Rounds(reader)
     rounds.round()
     v2_group(leaf.parent / "other", memory_current="77\n")
     plant(tmp_path / "proc", {"42/cgroup": "0::/kubepods/pod1/other\n"})
-    assert value(rounds.round(slow=False), "cgroup_memory_used_bytes", DEVICE) == 1000
-    assert value(rounds.round(slow=True), "cgroup_memory_used_bytes", DEVICE) == 77
+    assert value(rounds.round(slow=False), "cgroup_memory_used_bytes", DEVICE) == 77
+
+
+def test_a_frozen_group_is_seen(tmp_path: Path) -> None:
+    leaf, reader = v2(tmp_path)
+    plant(leaf, {"cgroup.events": "populated 1\nfrozen 0\n"})
+    rounds = Rounds(reader)
+    assert value(rounds.round(), "cgroup_frozen_ratio", DEVICE) == 0
+    plant(leaf, {"cgroup.events": "populated 1\nfrozen 1\n"})
+    assert value(rounds.round(slow=False), "cgroup_frozen_ratio", DEVICE) == 1
 
 
 def test_this_very_process_is_found_or_a_reason_is_given() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prismtop.counters import amd, ascend, device, drm, intel
+from prismtop.counters import amd, ascend, device, drm, intel, level_zero
 from prismtop.counters.device import Absent, Where, open_vendors, why_no_device
 from prismtop.counters.sheet import Reader
 from tests.factories import make_target
@@ -71,6 +71,12 @@ AMD: dict[str, str | int] = {
     "hwmon/hwmon3/temp3_input": 55_000,
     "hwmon/hwmon3/pwm1": 51,
 }
+
+
+@pytest.fixture(autouse=True)
+def no_level_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the machine that runs the tests."""
+    monkeypatch.setattr(level_zero, "LIBRARY", "libze_loader-of-nobody.so.1")
 
 
 @pytest.fixture

@@ -271,3 +271,35 @@ def test_frames_without_alerts_cost_no_answer(monkeypatch: pytest.MonkeyPatch) -
     diagnoser = LiveDiagnoser()
     for frame in World(fault_s=0, after_s=0, quiet_s=5).frames():
         assert diagnoser.take(frame) == ()
+
+
+def test_a_process_that_is_stopped_now_and_then_is_named() -> None:
+    usual = {**HOST_COUNTERS, ("process_stopped_ratio", "pid 4242"): 0.0}
+    fault = Fault(stages=SLOW_HOST, counters={("process_stopped_ratio", "pid 4242"): 1.0})
+    assert World(fault, usual=usual).run()[0].id == "process_stopped"
+
+
+BUSY_ENGINE = {
+    **HOST_COUNTERS,
+    ("host_cores_count", "host"): 2.0,
+    ("host_cpu_busy_ratio", "host"): 0.5,
+    ("process_cpu_ratio", "pid 4242"): 0.62,
+    ("process_cpu_ratio", "pid 77"): 0.05,
+    ("process_cpu_ratio", "pid 78"): 0.05,
+    ("thread_cpu_ratio", THREAD): 0.6,
+}
+
+
+def test_another_thread_of_the_engine_is_the_interpreter_lock_and_not_other_work() -> None:
+    more = {("host_cpu_busy_ratio", "host"): 0.85, ("process_cpu_ratio", "pid 4242"): 1.32}
+    fault = Fault(stages=SLOW_HOST, counters={**more, ("thread_voluntary_switches_per_s", THREAD): 700.0})
+    causes = World(fault, usual=BUSY_ENGINE).run()
+    assert causes[0].id == "gc_or_gil"
+    assert "cpu_contention" not in [cause.id for cause in causes]
+
+
+def test_cores_that_others_use_are_other_work() -> None:
+    more = {("host_cpu_busy_ratio", "host"): 0.95, ("thread_runq_wait_ratio", THREAD): 0.2}
+    causes = World(Fault(stages=SLOW_HOST, counters=more), usual=BUSY_ENGINE).run()
+    assert causes[0].id == "cpu_contention"
+    assert any("other processes use" in sentence for sentence in causes[0].evidence)

@@ -336,3 +336,91 @@ def test_an_engine_that_pads_as_expected_keeps_its_schedule() -> None:
     model = told.judge.engine(4242).regimes["decode"].model
     assert isinstance(model, DecodeModel)
     assert model.schedule.name == "vllm"
+
+
+def fresh(batch: Batch, gap_ms: float, idle_ms: float = 0.0) -> Batch:
+    """The same batch, all of its requests new, after a gap."""
+    size = batch.workload.batch_size
+    work = replace(batch.workload, new_requests=size, running=size)
+    period = batch.duration_ns + round(gap_ms * MS)
+    return replace(batch, workload=work, period_ns=period, idle_ns=round(idle_ms * MS))
+
+
+def test_a_gap_before_requests_that_are_all_new_is_no_stall(load: Load, told: Told) -> None:
+    told.take(load.decode(300))
+    for _ in range(20):
+        told.take([fresh(next(load.decode(1)), 900.0)])
+        told.take(load.decode(20))
+    told.end()
+    assert not told.alerts
+
+
+def test_a_stall_before_new_requests_is_found_where_the_wait_for_them_was_measured(
+    load: Load, told: Told
+) -> None:
+    told.take(load.decode(300))
+    told.take([fresh(next(load.decode(1)), 900.0, idle_ms=100.0)])
+    assert told.alerts[1].kind == "stall"
+
+
+def test_grave_episodes_that_come_again_are_each_told(load: Load, told: Told) -> None:
+    told.take(load.decode(600))
+    for _ in range(8):
+        told.take(load.decode(120, factor=3.0))
+        told.take(load.decode(500))
+    told.end()
+    assert len(told.alerts) == 8
+
+
+def test_a_few_short_steps_in_a_row_wake_nobody(told: Told) -> None:
+    load = Load(cost=lambda size, context: 2.0)
+    told.take(load.decode(400))
+    told.take(load.decode(6, factor=1.25))
+    told.take(load.decode(400))
+    told.end()
+    assert not told.alerts
+
+
+def test_many_short_steps_in_a_row_do(told: Told) -> None:
+    load = Load(cost=lambda size, context: 2.0)
+    told.take(load.decode(400))
+    told.take(load.decode(40, factor=1.25))
+    assert told.alerts[1].kind == "shift"
+
+
+def test_a_much_worse_disturbance_is_another_alert(load: Load, told: Told) -> None:
+    told.take(load.decode(600))
+    told.take(load.decode(100, factor=1.15))
+    told.take(load.decode(60, factor=4.0))
+    told.take(load.decode(600))
+    told.end()
+    assert [alert.severity.value for alert in told.alerts.values()] == ["warning", "critical"]
+
+
+def test_a_grave_alert_closes_though_a_little_is_left_of_it(load: Load, told: Told) -> None:
+    told.take(load.decode(600))
+    told.take(load.decode(100, factor=4.0))
+    at = load.at_ns
+    told.take(load.decode(600, factor=1.15))
+    told.end()
+    first = told.alerts[1]
+    assert first.closed_ns is not None
+    assert first.closed_ns - at < 10**9
+
+
+def test_prefill_that_is_grossly_slow_wakes_people_though_its_model_is_young(load: Load, told: Told) -> None:
+    for _ in range(40):
+        told.take(load.decode(3))
+        told.take(load.mixed(1))
+    told.take(load.mixed(4, factor=12.0))
+    assert told.alerts[1].kind == "shift"
+
+
+def test_a_prompt_that_is_longer_than_any_before_is_not_grossly_slow(load: Load, told: Told) -> None:
+    short = [batch for batch in load.mixed(400) if (batch.workload.prefill_tokens or 0) < 100][:40]
+    told.take(load.decode(60))
+    told.take(short)
+    longer = replace(short[-1].workload, prefill_tokens=2000, max_context=2000)
+    told.take([replace(batch, workload=longer, duration_ns=12 * batch.duration_ns) for batch in short[:5]])
+    told.end()
+    assert not told.alerts

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from prismtop.model import Alert, AttachState, Batch, Cause, Clock, Frame, Severity
+import pytest
+
+from prismtop.errors import UnavailableError
+from prismtop.model import (
+    Alert,
+    AttachState,
+    Batch,
+    Capture,
+    CapturePhase,
+    CaptureRequest,
+    Cause,
+    Clock,
+    Frame,
+    Severity,
+)
 from prismtop.session import Judgement, Session
 from prismtop.sources.tick import SourceTick
 from tests.factories import make_batch, make_group
@@ -88,3 +102,69 @@ def test_closing_twice_detaches_once_and_says_the_same() -> None:
     source = FakeSource()
     session = Session(source)
     assert (session.close(), session.close(), source.closed) == (("something stays",),) * 2 + (1,)
+
+
+class FakeDiver:
+    """Says that it disturbs, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.disturbs = ""
+        self.capture = Capture(1, CaptureRequest(), CapturePhase.CAPTURING, 10**12)
+
+    def preview(self, request: CaptureRequest, frame: Frame) -> Capture:
+        self.calls.append(f"preview {request.batches}")
+        return self.capture
+
+    def start(self, request: CaptureRequest, frame: Frame) -> Capture:
+        self.calls.append(f"start {request.batches}")
+        return self.capture
+
+    def cancel(self) -> Capture | None:
+        self.calls.append("cancel")
+        return self.capture
+
+    def take(self, frame: Frame) -> Capture | None:
+        return self.capture
+
+    def warnings(self) -> tuple[str, ...]:
+        return ("alert 1 began a capture",)
+
+    def close(self) -> tuple[str, ...]:
+        self.calls.append("close")
+        return ("the capture was cancelled",)
+
+
+def test_without_a_deep_diver_nothing_can_be_captured() -> None:
+    session = Session(FakeSource())
+    with pytest.raises(UnavailableError, match="cannot capture"):
+        session.deepdive()
+    with pytest.raises(UnavailableError, match="cannot capture"):
+        session.preview_deepdive()
+    assert session.cancel_deepdive() is None
+
+
+def test_what_is_asked_reaches_the_deep_diver() -> None:
+    diver = FakeDiver()
+    session = Session(FakeSource(), deepdiver=diver)
+    session.preview_deepdive(CaptureRequest(20))
+    session.deepdive(CaptureRequest(30))
+    session.cancel_deepdive()
+    assert session.close() == ("the capture was cancelled", "something stays")
+    assert diver.calls == ["preview 20", "start 30", "cancel", "close"]
+
+
+def test_a_frame_says_how_the_capture_stands() -> None:
+    diver = FakeDiver()
+    frame = Session(FakeSource(), deepdiver=diver).tick()
+    assert (frame.capture, frame.warnings) == (diver.capture, ("alert 1 began a capture",))
+
+
+def test_batches_that_a_capture_slows_down_are_not_trusted() -> None:
+    diver = FakeDiver()
+    session = Session(FakeSource(), deepdiver=diver)
+    before = session.tick().new_batches
+    diver.disturbs = "captured by a DeepDive"
+    after = session.tick().new_batches
+    assert {batch.suspect for batch in before} == {""}
+    assert {batch.suspect for batch in after} == {"captured by a DeepDive"}

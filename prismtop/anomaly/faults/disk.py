@@ -56,6 +56,7 @@ def press(path: str, request: Request, size_mb: int) -> int:
     block, start = os.urandom(1 << 20), time.monotonic()
     end = start + request.duration_s + 1.0
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    os.unlink(path)  # it ends with this process, and the next experiment in this directory can have its name
     while time.monotonic() < end:
         os.lseek(fd, 0, os.SEEK_SET)
         for number in range(size_mb):

@@ -11,7 +11,7 @@ from prismtop.tui.fields import is_slow, over_pct, rank_skew_ns
 from prismtop.tui.look import Glyphs, Line, Span, cut, flowed
 from prismtop.tui.numbers import NA, nanoseconds, percent
 from prismtop.tui.panels import batches as rows
-from prismtop.tui.panels import counters
+from prismtop.tui.panels import breakdown, counters
 from prismtop.tui.panels.bar import stage_times
 from prismtop.tui.panels.prediction import why_empty
 
@@ -56,6 +56,7 @@ def lines(
         *_counters(batch, frame, width),
         (),
         *_timeline(batch, width, glyphs),
+        *breakdown.lines(batch.breakdown, width),
         *_ranks(batch, width),
         (),
         *_neighbours(batch, around, frame, width, scale_ms, glyphs, neighbours),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from prismtop.model import AttachState, Frame, Group
+from prismtop.model import AttachState, CapturePhase, Frame, Group
 from prismtop.safe_text import safe_text
 from prismtop.tui.look import Glyphs, Line, Span, between, cut, joined, width_of
 from prismtop.tui.numbers import NA, percent, seconds
@@ -26,6 +26,14 @@ STATE_MEANINGS = {
     AttachState.EXTERNAL: "nothing was put into the engine: sampled stacks, /metrics and procfs only",
     AttachState.DETACHED: "the probe was removed or removed itself; the engine runs on",
     AttachState.GONE: "the process has ended",
+}
+
+
+CAPTURE_WORDS = {
+    CapturePhase.PREPARING: "prepares",
+    CapturePhase.ARMED: "armed",
+    CapturePhase.EXPORTING: "collects",
+    CapturePhase.MERGING: "writes",
 }
 
 
@@ -91,6 +99,7 @@ def badges(view: View, now_ns: int) -> list[Span]:
     if stale is not None:
         made.append((f" STALE {seconds(stale)}: no reading ", "badge"))
     made += _recording(view, now_ns)
+    made += _capturing(view)
     opened = len(view.open_alerts())
     if opened:
         made.append((f" {opened} ALERT{'S' if opened > 1 else ''} ", "badge"))
@@ -106,6 +115,15 @@ def _recording(view: View, now_ns: int) -> list[Span]:
     size = recording.bytes / 1e6
     lost = f", {recording.dropped:,} dropped" if recording.dropped else ""
     return [(f" REC {seconds(max(0, now_ns - recording.since_ns) / 1e9)} {size:.1f} MB{lost} ", "badge")]
+
+
+def _capturing(view: View) -> list[Span]:
+    capture = view.latest.capture if view.latest is not None else None
+    if capture is None or capture.phase.final:
+        return []
+    if capture.phase is CapturePhase.CAPTURING:
+        return [(f" DIVE {capture.batches}/{capture.request.batches} ", "badge")]
+    return [(f" DIVE {CAPTURE_WORDS[capture.phase]} ", "badge")]
 
 
 def lines(view: View, width: int, glyphs: Glyphs, now_ns: int) -> list[Line]:

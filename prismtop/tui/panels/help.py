@@ -78,6 +78,15 @@ def lines(width: int, glyphs: Glyphs, keys: tuple[Key, ...] = KEYS) -> list[Line
     made += [(), ((" why a value is missing".ljust(width), "column"),)]
     for reason in WHY_MISSING:
         made += wrapped(reason, width, "base")
+    return made + _counters(width)
+
+
+def _counters(width: int) -> list[Line]:
+    from prismtop.counters.catalogue import listing
+
+    made: list[Line] = [(), ((" counters: source and usual period".ljust(width), "column"),)]
+    for name, _, source, period, meaning in listing():
+        made += _entry(name, f"{meaning} ({source}, {period})", width, "strong", 36)
     return made
 
 

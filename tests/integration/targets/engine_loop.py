@@ -9,11 +9,14 @@ usage: engine_loop.py MODE [STEP_US] [WORK_FD]
     alloc  busy, while four threads allocate and free
     idle   steps only after a "work N" on stdin; until then the main thread sleeps in queue.get()
     read   steps only after bytes on WORK_FD; until then the main thread sleeps in os.read()
+    calls  busy, but a step calls a Python function STEP_US times instead of sleeping
+    torch  busy, but a step is also a forward pass of PyTorch; `torch-read` waits for bytes as `read` does
 
 Commands are lines on stdin, answers are one JSON line each on stdout. A thread of its own answers `state`, `memory`
 and `gap` (`gap anew`: and start anew in three steps, without the disturbance of the question); the main thread
-carries out `work N`, `fork N`, `spawn`, `rewrap`, `reload` (`reload keep` leaves the objects as they are), `die` and
-`ping` between two steps.
+carries out `work N`, `fork N`, `spawn`, `rewrap`, `reload` (`reload keep` leaves the objects as they are), `die`,
+`ping`, `watched` (who profiles or traces it) and `profile python|torch|off` (it is profiled by someone else) between
+two steps.
 """
 
 import gc
@@ -40,11 +43,20 @@ class Engine:
         self.gap_ns = self.steps = self.children = 0
         self.longest_ns = self.fresh = 0
         self.originals = list(engine_parts.HOOKED)
+        self.foreign = None
+        if mode.startswith("torch"):
+            import torch
+
+            torch.set_num_threads(1)
+            self.torch = torch
+            layers = [torch.nn.Linear(32, 32) for _ in range(20)]
+            self.model, self.inputs = torch.nn.Sequential(*layers), torch.zeros(2, 32)
         self.build()
 
     def build(self):
         self.scheduler = engine_parts.Scheduler()
-        self.runner = engine_parts.Runner(self.spin if self.mode == "spin" else self.sleep)
+        waits = {"spin": self.spin, "calls": self.call, "torch": self.forward, "torch-read": self.forward}
+        self.runner = engine_parts.Runner(waits.get(self.mode, self.sleep))
 
     def sleep(self):
         time.sleep(self.step_s)
@@ -61,6 +73,15 @@ class Engine:
             before = now
         if longest > self.gap_ns:
             self.gap_ns = longest
+
+    def call(self):
+        for _ in range(int(self.step_s * 1e6)):
+            nothing()
+
+    def forward(self):
+        with self.torch.inference_mode():
+            self.model(self.inputs)
+        time.sleep(self.step_s)
 
     def step(self):
         start = time.monotonic_ns()
@@ -81,7 +102,7 @@ class Engine:
         while True:
             if self.mode == "idle":
                 self.carry_out(self.inbox.get())
-            elif self.mode == "read":
+            elif self.mode in ("read", "torch-read"):
                 for _ in os.read(work_fd, 64):
                     self.step()
                 self.carry_out_waiting()
@@ -114,6 +135,11 @@ class Engine:
             if words[1:] != ["keep"]:
                 self.build()
             say({})
+        elif name == "watched":
+            say(self.watched())
+        elif name == "profile":
+            self.profile(words[1])
+            say({})
         elif name == "die":
             os._exit(number)
 
@@ -127,7 +153,7 @@ class Engine:
                 before = self.steps
                 for _ in range(20):
                     self.step()
-                told = dict(self.state(), taken=self.steps - before)
+                told = dict(self.state(), taken=self.steps - before, watched=self.watched())
                 os.write(writable, json.dumps(told).encode())
             finally:
                 os._exit(0)
@@ -147,6 +173,26 @@ class Engine:
 
         someone_elses.__wrapped__ = inner
         setattr(owner, name, someone_elses)
+
+    def watched(self):
+        """Who profiles or traces this thread; the command thread cannot see it."""
+        found = {"python": repr(sys.getprofile()), "trace": repr(sys.gettrace()), "torch": False}
+        if self.mode.startswith("torch"):
+            profiler = self.torch.autograd
+            found["torch"] = profiler._profiler_enabled() or profiler.profiler._is_profiler_enabled
+        return found
+
+    def profile(self, kind):
+        if kind == "python":
+            sys.setprofile(someone_elses_profiler)
+        elif kind == "torch":
+            self.foreign = self.torch.autograd.profiler.profile(use_kineto=True)
+            self.foreign.__enter__()
+        else:
+            sys.setprofile(None)
+            if self.foreign is not None:
+                self.foreign.__exit__(None, None, None)
+                self.foreign = None
 
     # -- the command thread
 
@@ -168,6 +214,8 @@ class Engine:
             "tools": [sys.monitoring.get_tool(n) for n in range(6)] if hasattr(sys, "monitoring") else [],
             "events": self.events(),
             "tracing": repr((sys.gettrace(), sys.getprofile())),
+            "collecting": sorted(repr(type(c)) for c in gc.callbacks),
+            "environment": dict(os.environ),
             "steps": self.steps,
         }
 
@@ -213,6 +261,14 @@ def descriptors():
         except OSError:
             pass
     return sorted(f for f in found if not f.startswith("/proc/"))
+
+
+def nothing():
+    pass
+
+
+def someone_elses_profiler(frame, event, arg):
+    pass
 
 
 def say(answer):
