@@ -38,6 +38,11 @@ def run(context: Context, pids: Sequence[int], request: CaptureRequest, *, agree
             "read-only: nothing may change the engine beyond the Sentinel probe.",
             fix="Leave --readonly (or the setting) away.",
         )
+    if context.settings.external_only:
+        raise UsageError(
+            "a capture starts inside the engine, and nothing may be put into it.",
+            fix="Leave --external-only (or the setting) away.",
+        )
     if request.path:
         from prismtop.trace.segments import check_free
 
@@ -147,7 +152,10 @@ def _conclude(context: Context, capture: Capture, frame: Frame) -> int:
     for layer, state, reason in report.layer_lines(capture.layers):
         context.report.say(f"  {layer:<10} {state:<14} {reason}")
     _causes(context, frame)
-    context.report.say(f"look at it: `prismtop replay {safe_text(capture.path, 4096)}`, or in Perfetto")
+    path = safe_text(capture.path, 4096)
+    context.report.say(
+        f"look at it: `prismtop replay {path}`, or in Perfetto; `prismtop analyze {path}` counts"
+    )
     return EXIT_OK
 
 

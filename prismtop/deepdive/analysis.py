@@ -20,6 +20,7 @@ import numpy as np
 
 from prismtop.deepdive.activity import Kind
 from prismtop.deepdive.breakdown import NO_DEVICE, ProcessTime
+from prismtop.deepdive.findings import findings
 from prismtop.deepdive.intervals import Times
 from prismtop.deepdive.read import read_timeline
 from prismtop.deepdive.timeline import Columns, Timeline
@@ -82,6 +83,7 @@ class DeepAnalysis:
         kernels, copies, collectives: by total time; empty without device events.
         operators: by total self time.
         ranks: of traces with several processes, by rank.
+        findings: sentences on what the batches' time was.
         late: the late rank, a sentence; empty when there is none or it cannot be told.
         reason: why there is no device time; empty when there is.
     """
@@ -94,6 +96,7 @@ class DeepAnalysis:
     collectives: tuple[NamedTime, ...]
     operators: tuple[NamedTime, ...]
     ranks: tuple[RankWork, ...]
+    findings: tuple[str, ...]
     late: str
     reason: str
 
@@ -139,6 +142,7 @@ def analyse(timelines: Sequence[Timeline], batches: Iterable[Batch]) -> DeepAnal
         collectives=_largest(tables["collectives"]),
         operators=_largest(tables["operators"]),
         ranks=ranks if len(ranks) > 1 else (),
+        findings=findings(found),
         late=_late(ranks),
         reason="" if any(one.has_devices for one in timelines) else NO_DEVICE,
     )

@@ -111,7 +111,7 @@ class DeepDive:
                 fix="Try again in a moment." if ending else "Cancel it first.",
             )
         if frame.state is AttachState.EXTERNAL or not self._links:
-            why = f": {safe_text(frame.note)}" if frame.note and frame.state is AttachState.EXTERNAL else ""
+            why = f" ({safe_text(frame.note.partition(';')[0])})" if frame.note else ""
             raise UnavailableError(
                 f"the engine is watched from outside only, and a capture starts inside it{why}.",
                 fix="`prismtop doctor` says what the way in needs; `prismtop record` works from outside too.",

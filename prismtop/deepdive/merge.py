@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from prismtop.deepdive.findings import findings
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.lines import Lines, LineWriter
 from prismtop.deepdive.sources import (
@@ -67,6 +68,7 @@ class WrittenTrace:
             has no marker, which `notes` says then.
         events_per_layer: drawn events by (layer, pid), pid 0 for the machine's.
         notes: sentences for a person about what is missing or inexact.
+        findings: sentences for a person about what the batches' time was.
     """
 
     events: int
@@ -74,6 +76,7 @@ class WrittenTrace:
     clock_error_ns: int | None
     events_per_layer: Mapping[tuple[str, int], int]
     notes: tuple[str, ...]
+    findings: tuple[str, ...] = ()
 
 
 def write_trace(
@@ -122,6 +125,7 @@ class _Merger:
         self._notes: list[str] = []
         self._counts: Tally[tuple[str, int]] = Tally()
         self._errors: list[int | None] = []
+        self._findings: tuple[str, ...] = ()
 
     def add_process(self, one: FetchedDeep) -> None:
         threads = native_threads(one.pid)
@@ -180,7 +184,9 @@ class _Merger:
             windows={one.pid: one.window for one in profiles if one.window is not None},
         )
         batches = [batch for frame in self._frames for batch in frame.new_batches]
-        found = iter(breakdowns(timeline, batches))
+        broken_down = breakdowns(timeline, batches)
+        self._findings = findings([one for one in broken_down if one is not None])
+        found = iter(broken_down)
         self._frames = [
             replace(
                 frame,
@@ -220,6 +226,7 @@ class _Merger:
             error,
             dict(+self._counts),
             tuple(dict.fromkeys(safe_text(note) for note in self._notes)),
+            self._findings,
         )
 
     def _write_source(self, source: Source, survey: Survey, base_ns: int, out: Lines) -> None:

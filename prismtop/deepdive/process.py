@@ -22,7 +22,13 @@ ENDED = ("ready", "failed", "cancelled", "gone")
 
 
 class Dive(Protocol):
-    """A `DeepLink`."""
+    """A `DeepLink`.
+
+    Attributes:
+        warnings: sentences for a person, since it was made.
+    """
+
+    warnings: list[str]
 
     def facts(self) -> DeepFacts:
         """What is known of the process from outside."""

@@ -324,7 +324,7 @@ class CaptureRun:
             size_bytes=written.size_bytes,
             clock_error_ns=written.clock_error_ns,
             layers=layers,
-            notes=self.capture.notes + written.notes,
+            notes=(*(note for each in self.processes for note in each.dive.warnings), *written.notes),
         )
         self._since_ns = self._now_ns
         self._clean()

@@ -93,6 +93,7 @@ def facts(deep: DeepAnalysis) -> Iterator[str]:
     """Sentences."""
     bounds = ", ".join(f"{count} {bound.value}-bound" for bound, count in sorted(deep.bounds.items()))
     yield f"{deep.batches} batches broken down" + (f": {bounds}" if bounds else "")
+    yield from deep.findings
     if deep.reason:
         yield deep.reason
     if deep.late:
@@ -183,6 +184,8 @@ def deep_object(deep: DeepAnalysis) -> dict[str, Any]:
         ]
     if deep.ranks:
         made["ranks"] = [_rank_object(one) for one in deep.ranks]
+    if deep.findings:
+        made["findings"] = [safe_text(line) for line in deep.findings]
     for name in ("late", "reason"):
         if getattr(deep, name):
             made[name] = safe_text(getattr(deep, name))

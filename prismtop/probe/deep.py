@@ -345,7 +345,7 @@ class Guest:
         self.phase = "waiting"
         self.thread = self.native = self.begin = self.finish = 0
         self.start_stall = self.stop_stall = 0
-        self.seen: dict[int, int] = {}
+        self.seen: dict[Any, int] = {}
         self.ending: Any = None
         self.files: list[Any] = []
         self.sizes: dict[str, tuple[int, int]] = {}
@@ -406,7 +406,7 @@ class Guest:
 
     def boundary(self, now: Any) -> Any:
         """Count per place that boundaries come from: some batches have several."""
-        place = id(sys._getframe(4).f_code)
+        place = boundary_place(sys._getframe(1))
         count = self.seen[place] = self.seen.get(place, 0) + 1
         if count > self.agent.q[BATCHES]:
             self.agent.q[BATCHES] = count
@@ -431,6 +431,7 @@ class Guest:
                 self.operators.start()
             except Exception as error:
                 self.shut()
+                self.operators.drop()
                 self.fail("operators", error)
                 self.failed["gpu"] = self.operators.gpu_off or self.failed["operators"]
         self.inside = True
@@ -594,6 +595,16 @@ class Guest:
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | flags, 0o600)
             os.unlink(path)
             return fd
+
+
+def boundary_place(frame: Any) -> Any:
+    """Which of a batch's boundaries this is: the line of the engine that called a wrapped function, or the
+    function itself where `sys.monitoring` watches it."""
+    wrapped = False
+    while frame.f_code.co_filename == OURS and frame.f_back is not None:
+        wrapped = wrapped or frame.f_code.co_name == "_pt_w"
+        frame = frame.f_back
+    return id(frame.f_code), frame.f_lineno if wrapped else 0
 
 
 def temporary() -> Any:

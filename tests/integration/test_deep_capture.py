@@ -31,12 +31,14 @@ from tests.integration.deep import (
 from tests.integration.engines import (
     ALL_MINORS,
     FEW_MINORS,
+    PROFILE,
     ScriptedEngine,
     attached,
     batches_from,
     open_session,
     probe_is_gone,
     scripted,
+    write_profile,
 )
 
 LEASE_S = 1.2
@@ -81,6 +83,18 @@ def test_two_captures_bring_calls_and_collections(minor: str, tmp_path: Path) ->
     assert status.stop_stall_ns
     assert layer(status, "operators") == ("off", "PyTorch is not loaded in this process")
     assert layer(status, "gc")[0] == layer(status, "python")[0] == "on"
+
+
+@pytest.mark.parametrize("minor", FEW_MINORS)
+def test_a_batch_with_two_boundaries_is_one_batch(minor: str, tmp_path: Path) -> None:
+    with scripted(tmp_path, minor) as engine:
+        twice = PROFILE.replace('name = "schedule"\nmodule', 'name = "schedule"\nboundary = true\nmodule')
+        write_profile(tmp_path, twice)
+        with attached(engine) as session:
+            status, events = captured(session, tmp_path, batches=30)
+    steps = [event for event in events if event["name"].endswith("schedule")]
+    assert status.batches == 30
+    assert 29 <= len(steps) <= 31
 
 
 @pytest.mark.parametrize("minor", FEW_MINORS)

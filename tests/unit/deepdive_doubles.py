@@ -62,12 +62,14 @@ class FakeDive:
     world: World
     calls: list[str] = field(default_factory=list)
     polled: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     def facts(self) -> DeepFacts:
         return self.world.facts
 
     def prepare(self) -> None:
         self.calls.append("prepare")
+        self.warnings.append("it compiles the capture itself")
         if self.world.prepare_fails:
             raise UnavailableError("no interpreter like its own is at hand.")
 

@@ -173,6 +173,13 @@ def test_read_only_refuses_before_the_engine_is_touched(session: FakeSession) ->
     assert session.calls == []
 
 
+def test_from_outside_only_is_refused_before_the_engine_is_touched(session: FakeSession) -> None:
+    context, _, _ = context_with(True)
+    with pytest.raises(UsageError, match="starts inside the engine"):
+        run(replace(context, settings=Settings(external_only=True)))
+    assert session.calls == []
+
+
 def test_a_taken_name_refuses_before_the_engine_is_touched(session: FakeSession, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("")
     context, _, _ = context_with(True)

@@ -348,3 +348,26 @@ def test_a_rank_that_is_late_on_the_host_is_told_so(tmp_path: Path) -> None:
 
 def test_equal_ranks_have_no_late_one(tmp_path: Path) -> None:
     assert analysis_of(ranks(tmp_path, late_compute=0)).late == ""
+
+
+def test_a_capture_says_in_words_what_the_time_of_its_batches_was(tmp_path: Path) -> None:
+    made = cuda_profile()
+    waits = [
+        LayerEvent("scheduler", "slice", "runq", start + MS, 2 * MS, PID, TID) for start in batch_times(6)
+    ]
+    fetched = [Fetched(PID, made.write(tmp_path / "profile.json"))]
+    written = write_trace(
+        tmp_path / "deep.json",
+        frames=frames_of(BATCHES),
+        fetched=fetched,
+        layers=waits,
+        capture=make_capture(),
+    )
+    assert written.findings == (
+        "6 of 6 batches are limited by the host, for which the device waits",
+        "of an average batch of 8.00 ms the model thread is 2.00 ms ready without a core, "
+        "1.84 ms blocked until the device is done",
+        "the device is idle for 54 % of the time",
+        "collectives run beside no compute for 8 % of the time",
+    )
+    assert analysis_of(tmp_path / "deep.json").findings == written.findings

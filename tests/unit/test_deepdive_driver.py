@@ -58,6 +58,7 @@ def test_a_capture_ends_with_a_trace_and_what_it_cost(world: World) -> None:
     assert path.name.endswith("-vllm.json.gz")
     assert capture.before_ms == pytest.approx(8.0)
     assert capture.clock_error_ns == 3000
+    assert capture.notes == ("it compiles the capture itself",)
 
 
 def test_layers_after_it_have_their_events(world: World) -> None:

@@ -43,7 +43,7 @@ def page(view: View, width: int, glyphs: Glyphs, key: str) -> list[Line]:
         made += wrapped(line, width, "error" if failed or stays else "base")
     if capture.path:
         made += wrapped(f"look at it: prismtop replay {safe_text(capture.path, 4096)}", width, "key")
-        made += wrapped("or in Perfetto (ui.perfetto.dev) or chrome://tracing", width, "muted")
+        made += wrapped("or in Perfetto or chrome://tracing; `prismtop analyze` counts", width, "muted")
     made += [(), ((" layers: state, events in the trace, how or why not".ljust(width), "column"),)]
     for name, state, reason in report.layer_lines(capture.layers):
         role = _ROLES[state.split()[0]]

@@ -1,0 +1,312 @@
+"""The guest in this very process, with a PyTorch that only remembers what was asked of it.
+
+It is no proof of what CUDA does; it proves what we ask of it, and that we take it back.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from prismtop.probe import agent, deep
+
+OPTIONS = {
+    "batches": 3,
+    "max_ns": 10**12,
+    "operators": True,
+    "python": False,
+    "gpu": True,
+    "stacks": False,
+    "max_events": 1000,
+    "teardown": True,
+}
+
+
+class FakeTorch:
+    """`torch`, as far as the guest touches it; `calls` has what it was asked, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.markers: list[str] = []
+        self.initialized, self.capturing, self.cupti, self.running = True, False, True, False
+        self.known = ("trace_only", "disable_external_correlation")
+        self.config: dict[str, object] = {}
+        self.teardown: list[str | None] = []
+        self.fails: dict[str, Exception] = {}
+        low = SimpleNamespace(
+            _profiler_enabled=lambda: False,
+            _supported_activities=lambda: {"CPU", "CUDA"} if self.cupti else {"CPU"},
+            _prepare_profiler=lambda *_: self.asked("prepare"),
+            _enable_profiler=lambda *_: self.asked("enable"),
+            _disable_profiler=self.disable,
+            _enable_record_function=lambda on: self.asked(f"record_function {on}"),
+        )
+        kinds = SimpleNamespace(
+            ProfilerActivity=SimpleNamespace(CPU="CPU", CUDA="CUDA"),
+            ProfilerState=SimpleNamespace(KINETO="KINETO"),
+            ProfilerConfig=lambda *made: made,
+            _ExperimentalConfig=self.experimental,
+        )
+        torch: Any = ModuleType("torch")
+        torch.__version__ = "2.9.1"
+        torch._C = SimpleNamespace(_autograd=low, _profiler=kinds)
+        torch.cuda = SimpleNamespace(
+            is_initialized=lambda: self.initialized,
+            is_current_stream_capturing=lambda: self.capturing,
+            synchronize=lambda: self.asked("synchronize"),
+        )
+        profiler: Any = ModuleType("torch.autograd.profiler")
+        profiler.kineto_available = lambda: True
+        profiler._is_profiler_enabled = False
+        profiler._run_on_profiler_start = lambda: self.asked("flag on")
+        profiler._run_on_profiler_stop = lambda: self.asked("flag off")
+        profiler.record_function = self.marker
+        public: Any = ModuleType("torch.profiler")
+        public.profile = lambda **_: SimpleNamespace(
+            start=lambda: self.asked("public start"),
+            stop=lambda: self.asked("public stop"),
+            export_chrome_trace=lambda path: Path(path).write_text("{}"),
+        )
+        self.kinds, self.profiler = kinds, profiler
+        for name, module in (
+            ("torch", torch),
+            ("torch.autograd.profiler", profiler),
+            ("torch.profiler", public),
+        ):
+            monkeypatch.setitem(sys.modules, name, module)
+
+    def asked(self, what: str) -> None:
+        self.calls.append(what)
+        if what in ("enable", "public start"):
+            self.teardown.append(os.environ.get("TEARDOWN_CUPTI"))
+        if what in self.fails:
+            raise self.fails[what]
+
+    def disable(self) -> object:
+        self.asked("disable")
+        return SimpleNamespace(save=lambda path: Path(path).write_text('{"traceEvents": []}'))
+
+    def experimental(self, **wanted: object) -> object:
+        if not set(wanted) <= set(self.known):
+            raise TypeError("an unexpected keyword argument")
+        self.config = dict(wanted)
+        return SimpleNamespace()
+
+    def marker(self, name: str) -> Any:
+        self.markers.append(name)
+        return threading.Lock()  # something that can be entered
+
+
+class Probe:
+    """The probe's side of a guest."""
+
+    def __init__(self) -> None:
+        self.q = [0] * 128
+        self.config = {"nonce": "n" * 16}
+        self.told: list[dict[str, Any]] = []
+
+    def tell(self, told: dict[str, Any]) -> None:
+        self.told.append(ast.literal_eval(repr(told)))
+
+
+@pytest.fixture
+def torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTorch:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("TEARDOWN_CUPTI", raising=False)
+    monkeypatch.setattr(deep, "FREE_BYTES", 0)
+    return FakeTorch(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    before = (list(gc.callbacks), sys.getprofile(), sorted(os.listdir("/proc/self/fd")))
+    yield
+    assert (list(gc.callbacks), sys.getprofile(), sorted(os.listdir("/proc/self/fd"))) == before
+
+
+def run(*, until: str = "ready", **changes: Any) -> tuple[deep.Guest, Probe]:
+    """A guest that is given boundaries until it is in that phase."""
+    probe = Probe()
+    guest = deep.Guest(probe, {**OPTIONS, **changes})
+    end = time.monotonic() + 20
+    while guest.phase != until:
+        assert time.monotonic() < end, probe.told[-1]
+        if guest.phase in ("waiting", "starting", "capturing"):
+            guest.tick(time.monotonic_ns())
+        else:
+            time.sleep(0.001)
+    while until == "ready" and probe.told[-1]["phase"] != until:
+        time.sleep(0.001)
+    return guest, probe
+
+
+def layer(probe: Probe, name: str) -> tuple[str, str]:
+    return next((state, reason) for found, state, reason in probe.told[-1]["layers"] if found == name)
+
+
+def test_the_device_is_waited_for_before_the_profiler_is_stopped(torch: FakeTorch) -> None:
+    guest, probe = run()
+    assert torch.calls == ["prepare", "enable", "flag on", "synchronize", "flag off", "disable"]
+    assert len(torch.markers) == 6
+    assert layer(probe, "gpu") == ("on", "CUPTI through Kineto")
+    assert torch.config == {"trace_only": True, "disable_external_correlation": False}
+    assert set(probe.told[-1]["files"]) == {"profile", "events"}
+    assert guest.end("cancelled")
+
+
+def test_cupti_is_asked_to_let_go_for_the_window_only(torch: FakeTorch) -> None:
+    guest, _ = run()
+    assert torch.teardown == ["1"]
+    assert "TEARDOWN_CUPTI" not in os.environ
+    guest.end("cancelled")
+
+
+def test_a_teardown_that_the_engine_chose_stays(torch: FakeTorch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEARDOWN_CUPTI", "0")
+    guest, _ = run()
+    assert torch.teardown == ["0"]
+    assert os.environ["TEARDOWN_CUPTI"] == "0"
+    guest.end("cancelled")
+
+
+def test_cupti_is_not_asked_where_letting_go_crashes(torch: FakeTorch) -> None:
+    guest, _ = run(teardown=False)
+    assert torch.teardown == [None]
+    guest.end("cancelled")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"initialized": False}, "uses no CUDA device"), ({"cupti": False}, "built without CUPTI")],
+)
+def test_without_a_device_the_operators_remain(
+    change: dict[str, bool], reason: str, torch: FakeTorch
+) -> None:
+    vars(torch).update(change)
+    guest, probe = run()
+    assert layer(probe, "gpu")[0] == "off"
+    assert reason in layer(probe, "gpu")[1]
+    assert layer(probe, "operators")[0] == "on"
+    assert "synchronize" not in torch.calls
+    assert torch.config["disable_external_correlation"] is True
+    guest.end("cancelled")
+
+
+def test_nothing_begins_or_ends_while_a_cuda_graph_is_captured(torch: FakeTorch) -> None:
+    torch.capturing = True
+    guest = deep.Guest(Probe(), OPTIONS)
+    for _ in range(5):
+        assert guest.tick(time.monotonic_ns())
+    assert guest.phase == "starting"
+    assert torch.calls == []
+    torch.capturing = False
+    guest.tick(time.monotonic_ns())
+    assert guest.phase == "capturing"
+    torch.capturing = True
+    for _ in range(10):
+        assert guest.tick(time.monotonic_ns())
+    assert "synchronize" not in torch.calls
+    torch.capturing = False
+    assert not guest.tick(time.monotonic_ns())
+    while guest.phase == "exporting":
+        time.sleep(0.001)
+    guest.end("cancelled")
+
+
+def test_a_pytorch_with_other_signatures_is_profiled_by_its_public_interface(torch: FakeTorch) -> None:
+    torch.kinds.ProfilerConfig = None
+    guest, probe = run()
+    assert torch.calls == ["public start", "synchronize", "public stop"]
+    assert layer(probe, "operators")[0] == "on"
+    assert probe.told[-1]["files"]["profile"][1] == 2
+    guest.end("cancelled")
+
+
+@pytest.mark.parametrize("known", [(), ("disable_external_correlation",)])
+def test_options_that_an_older_pytorch_does_not_know_are_left_out(
+    known: tuple[str, ...], torch: FakeTorch
+) -> None:
+    torch.known = known
+    guest, probe = run(gpu=False)
+    assert tuple(torch.config) == known
+    assert layer(probe, "operators")[0] == "on"
+    guest.end("cancelled")
+
+
+def test_a_profiler_that_does_not_start_is_stopped_and_the_rest_goes_on(torch: FakeTorch) -> None:
+    torch.fails["enable"] = RuntimeError("CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED")
+    guest, probe = run()
+    assert torch.calls[-1] == "disable"
+    assert layer(probe, "operators")[0] == layer(probe, "gpu")[0] == "off"
+    assert "MULTIPLE_SUBSCRIBERS" in layer(probe, "operators")[1]
+    assert layer(probe, "gc")[0] == "on"
+    assert set(probe.told[-1]["files"]) == {"events"}
+    assert "TEARDOWN_CUPTI" not in os.environ
+    guest.end("cancelled")
+
+
+def test_a_profiler_that_does_not_stop_is_said_to_have_failed(torch: FakeTorch) -> None:
+    torch.fails["synchronize"] = RuntimeError("CUDA error: device-side assert triggered")
+    guest, probe = run()
+    assert torch.calls[-1] == "disable"
+    assert layer(probe, "operators")[0] == "off"
+    assert "device-side assert" in layer(probe, "operators")[1]
+    guest.end("cancelled")
+
+
+def test_another_thread_may_not_stop_it_but_the_models_does_at_its_next_boundary(torch: FakeTorch) -> None:
+    guest, probe = run(until="capturing")
+    answers: list[bool] = []
+    other = threading.Thread(target=lambda: answers.append(guest.end("cancelled")))
+    other.start()
+    other.join()
+    assert answers == [False]
+    assert "disable" not in torch.calls
+    assert not guest.tick(time.monotonic_ns())
+    assert torch.calls[-1] == "disable"
+    assert probe.told[-1]["phase"] == "cancelled"
+
+
+def test_a_child_asks_nothing_of_the_device(torch: FakeTorch) -> None:
+    guest, probe = run(until="capturing")
+    told = len(probe.told)
+    assert guest.end(agent.FORKED)
+    assert torch.calls[3:] == ["record_function False"]
+    assert len(probe.told) == told  # the status is its parent's
+    assert "TEARDOWN_CUPTI" not in os.environ
+
+
+def test_a_full_temporary_folder_is_not_filled_further(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deep, "FREE_BYTES", 1 << 62)
+    guest, probe = run()
+    assert torch.calls == []
+    assert layer(probe, "operators")[0] == "off"
+    assert "temporary folder has less than" in layer(probe, "operators")[1]
+    guest.end("cancelled")
+
+
+def test_an_export_that_fails_leaves_no_file_and_says_why(torch: FakeTorch, tmp_path: Path) -> None:
+    torch.disable = lambda: None  # type: ignore[method-assign, assignment, return-value]
+
+    class Result:
+        def save(self, path: str) -> None:
+            Path(path).write_text("half")
+            raise OSError(28, "No space left on device")
+
+    sys.modules["torch"]._C._autograd._disable_profiler = Result
+    guest, probe = run(until="failed")
+    assert "No space left" in probe.told[-1]["error"]
+    assert list(tmp_path.iterdir()) == []
+    guest.end("cancelled")
