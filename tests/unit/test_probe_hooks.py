@@ -196,6 +196,27 @@ def test_none_is_missing_without_a_reason(engine: Any, probe: Any, mechanism: st
     assert (p.values(p.records()[0]), p.ring.status().bad) == ({}, {})
 
 
+def test_a_sum_that_is_no_integer_is_written_as_one(engine: Any, probe: Any, mechanism: str) -> None:
+    p = probe([hook("Engine.step", exit={"tokens": "sum(r * 0.5 for r in batch.reqs)"})], mechanism)
+    engine.Engine().step(engine.Batch(4))
+    engine.Engine().step(engine.Batch(2))
+    assert [p.values(record)["tokens"] for record in p.records()] == [3, 0]
+
+
+def test_a_value_beyond_64_bits_is_missing(engine: Any, probe: Any, mechanism: str) -> None:
+    p = probe(
+        [
+            hook(
+                "Engine.step",
+                exit={"tokens": "len(batch.reqs) * 4611686018427387904", "batch_size": "len(batch.reqs)"},
+            )
+        ],
+        mechanism,
+    )
+    engine.Engine().step(engine.Batch(4))
+    assert p.values(p.records()[0]) == {"batch_size": 4}
+
+
 @pytest.mark.parametrize("way", ["monitoring", "code"])
 def test_a_bound_method_captured_at_start_is_reached(engine: Any, probe: Any, way: str) -> None:
     if way not in MECHANISMS:
@@ -312,6 +333,14 @@ def test_more_requests_than_the_cap_are_flagged(engine: Any, probe: Any, mechani
     (record,) = p.records()
     assert record[3] >> 16 & agent.FLAG_CAPPED
     assert p.values(record) == {"tokens": agent.CAP, "batch_size": agent.CAP + 88}
+
+
+def test_values_cut_at_entry_are_flagged_too(engine: Any, probe: Any, mechanism: str) -> None:
+    p = probe([hook("Engine.step", entry={"tokens": "sum(1 for r in batch.reqs)"})], mechanism)
+    e = engine.Engine()
+    e.step(engine.Batch(agent.CAP + 1))
+    e.step(engine.Batch(1))
+    assert [record[3] >> 16 & agent.FLAG_CAPPED for record in p.records()] == [agent.FLAG_CAPPED, 0]
 
 
 @pytest.mark.parametrize(

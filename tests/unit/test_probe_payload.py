@@ -6,11 +6,14 @@ import marshal
 import os
 import subprocess
 import sys
+import types
+from dataclasses import replace
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import pytest
 
+from prismtop.attach.payload import ADDRESS
 from prismtop.probe import agent
 from prismtop.sources import payload
 from prismtop.sources.hook_code import HookPlan, plan_hook
@@ -54,6 +57,47 @@ HOOKED = "print(hasattr(engine.Engine.step, '__wrapped__'))"
 def test_the_body_hooks_the_engine(compiled: bool) -> None:
     made = build(compiled=compiled)
     assert (made.compiled, run(made.body, then=HOOKED).stdout) == (compiled, "True\n")
+
+
+def in_memory(then: str = HOOKED, magic: bytes = MAGIC_NUMBER) -> subprocess.CompletedProcess[str]:
+    """Run the short form in a fresh process, with its data somewhere in that process's memory."""
+    direct = replace(build(), magic=magic).direct("abc")
+    assert direct is not None
+    text = (
+        f"import ctypes, os\n_at = ctypes.create_string_buffer({direct.data!r})\n_before = set(globals())\n"
+        f"exec({direct.template!r}.replace({ADDRESS!r}, str(ctypes.addressof(_at))))\n"
+        "_left = set(globals()) - _before - {'_before', '_left'}\n"
+        "_fds = {n: f'/proc/self/fd/{n}' for n in os.listdir('/proc/self/fd')}\n"
+        "_fds = {n: os.readlink(path) for n, path in _fds.items() if os.path.lexists(path)}\n"
+    )
+    whole = [sys.executable, "-"]
+    return subprocess.run(whole, input=TARGET + text + then, capture_output=True, text=True, timeout=30)
+
+
+def test_the_target_takes_the_probe_from_its_own_memory() -> None:
+    done = in_memory(HOOKED + "; print(sorted(_left))")
+    assert (done.stdout, done.stderr) == ("True\n[]\n", "")
+
+
+def test_the_short_form_leaves_no_sign_of_its_start_behind() -> None:
+    done = in_memory("print({link[:20] for link in _fds.values() if 'prismtop' in link})")
+    assert done.stdout == "{'/memfd:prismtop-abc '}\n"
+
+
+def test_the_short_form_refuses_another_python_and_says_so() -> None:
+    then = (
+        "fd = next(fd for fd, link in _fds.items() if 'prismtop-err-abc' in link)\n"
+        "print(open(f'/proc/self/fd/{fd}').read().splitlines()[-1])"
+    )
+    done = in_memory(then, b"\0\0\r\n")
+    assert done.stdout == "RuntimeError: magic: compiled for another Python\n"
+
+
+def test_what_travels_in_pieces_is_there() -> None:
+    names = {name for name, value in vars(agent).items() if isinstance(value, (type, types.FunctionType))}
+    for name in (*agent.LATER, *agent.WHOLE):
+        owner, _, method = name.rpartition(".")
+        assert method in (vars(getattr(agent, owner)) if owner else names), name
 
 
 def test_code_for_another_python_is_refused_before_it_runs() -> None:
