@@ -97,6 +97,11 @@ LATER = (
     "Agent.spent",
     "Agent.fault",
     "Agent.service",
+    "Agent.load",
+    "Agent.tick_guest",
+    "Agent.guest_failed",
+    "Agent.end_guest",
+    "Agent.tell",
     "Agent.select",
     "Agent.detach",
 )
