@@ -12,8 +12,8 @@ from prismtop.model import CaptureRequest, Layer, LayerState
 from prismtop.sources.deep_link import DeepFacts
 
 FIRST_STALL_MS = 1000.0
-"""First start with CUDA activities in a process: 850 to 1300 ms are Kineto's through `torch.profiler` on a CPU
-(torch 2.13), and CUPTI may take longer (kineto#542); not measured on a GPU by us."""
+"""First start with CUDA activities in a process: 850 to 1300 ms are Kineto's through `torch.profiler` on a
+CPU (torch 2.13), and CUPTI may take longer (kineto#542); not measured on a GPU by us."""
 START_STALL_MS = 9.0
 """Other starts: 1 to 6 ms measured, the first one without CUDA included, 1 to 9 reported."""
 STOP_STALL_MS_PER_BATCH = 2.0

@@ -87,7 +87,8 @@ class Capture:
         started_ns: CLOCK_MONOTONIC of the request.
         batches: seen in the window so far.
         layers: before: what will be collected; after: what was.
-        expected_stall_ms: what the engine is expected to stand still, at start and stop together; None unknown.
+        expected_stall_ms: how long the engine is expected to stand still, start and stop together; None
+            unknown.
         stall_ms: longest measured stall of a captured process at start and stop together; None not measured.
         before_ms, during_ms, after_ms: median time of a batch (start to start while busy), before the window,
             in it without its start and stop, and after it; None where there were too few batches.
