@@ -15,13 +15,14 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from prismtop.attach import memory, pep768, ptrace_inject
 from prismtop.attach.errors import HelperError, InjectionError
-from prismtop.attach.handshake import Handshake, Seen, last_line
+from prismtop.attach.handshake import Handshake, Seen, last_line, look
 from prismtop.attach.process import check_identity, read_status
 from prismtop.attach.ptrace import ptrace_blocked_here
 from prismtop.attach.rehearsal import end_rehearsal, rehearse
@@ -29,6 +30,7 @@ from prismtop.errors import PrismtopError
 
 _SPARED = "-900"  # oom_score_adj; lowering it needs CAP_SYS_RESOURCE
 _IN_FRONT = -20  # nice value
+_WRITTEN_S = 0.02  # from the making of a file in the target to its text
 
 
 def shield() -> None:
@@ -130,6 +132,9 @@ def _inject(request: dict[str, Any]) -> dict[str, Any]:
     injector = ptrace_inject.PtraceInjector(pid, start_time, in_front=in_front)
     data = base64.b64decode(request.get("data", ""))
     own = injector.inject(source, handshake, data=data, timeout_s=timeout_s, wake=wake)
+    if own.seen.error == "":  # seen between the making of the file and the writing of its text
+        time.sleep(_WRITTEN_S)
+        own = replace(own, seen=look(pid, handshake))
     fields = {k: v for k, v in asdict(own).items() if k != "seen"}
     if own.seen.begun:
         ptrace_inject.mark_read(pid, own.scratch)

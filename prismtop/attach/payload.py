@@ -40,8 +40,9 @@ def text_of(error):
 number = raised_by_signal(error) if isinstance(error, (KeyboardInterrupt, SystemExit)) else None
 try:
     import os
+    text = text_of(error).encode('utf-8', 'replace')
     fd = os.memfd_create(%(error)r)
-    os.write(fd, text_of(error).encode('utf-8', 'replace'))
+    os.write(fd, text)
 except BaseException:
     pass
 if number is not None:

@@ -67,7 +67,8 @@ def run(context: Context, pids: Sequence[int], options: RecordOptions) -> int:
     # It begins with the session, so that no past needs to be remembered, and no alert has to begin another.
     recorder = Recorder(replace(RecorderSettings.of(context.settings), past_s=0.0, on_alert=False))
     session = open_session(context, group, profiles, figures=False, counters=True, recorder=recorder)
-    with closing_session(context, session):
+    # A signal that comes before the first look at it ends the recording as any later one does.
+    with closing_session(context, session), context.signals.deferred():
         first = session.tick()
         path = session.start_recording(options.output, _ALL_PAST_S).path
         with recordings.announced(path, describe(group)):

@@ -100,13 +100,16 @@ def test_a_hog_on_the_targets_core_shows_as_waits_and_by_its_name(way, process: 
     assert began <= ordered[0][0] <= ordered[-1][1] <= time.monotonic_ns()
 
 
-def test_what_perf_tells_agrees_with_what_the_kernel_counts(process: Callable[[str], int]) -> None:
-    missing = WAYS[0][1]()
+@pytest.mark.parametrize("way", WAYS, ids=[way[0] for way in WAYS])
+def test_what_is_told_agrees_with_what_the_kernel_counts_or_that_is_said(
+    way, process: Callable[[str], int]
+) -> None:  # type: ignore[no-untyped-def]
+    missing = way[1]()
     if missing is not None:
         pytest.skip(str(missing))
     pid = process(WORK.format(core=a_core()))
     time.sleep(0.3)
-    collector = SchedulerCollector([pid], {pid: pid}, 30.0, WAYS[:1])
+    collector = SchedulerCollector([pid], {pid: pid}, 30.0, [way])
     collector.start()
     wait_for(lambda: collector.running, "the layer to begin")
 
@@ -128,6 +131,10 @@ def test_what_perf_tells_agrees_with_what_the_kernel_counts(process: Callable[[s
         """The kernel counts a run or a wait when it ends: one may be under way at either end."""
         return 0.05 * (last[2] - first[2]) + 2 * max((e.dur_ns for e in events if e.name == name), default=0)
 
+    if "not every switch was told" in collector.after().reason:
+        assert collector.after().state is LayerState.PARTIAL
+        assert within("oncpu") < 0.95 * (last[0] - first[0])
+        return
     assert abs(within("oncpu") - (last[0] - first[0])) < slack("oncpu")
     assert abs(within("runq") - (last[1] - first[1])) < slack("runq")
 

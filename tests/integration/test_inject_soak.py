@@ -24,7 +24,7 @@ CLOSING = "import os\nfd = os.memfd_create('prismtop-%(nonce)s')\nimport time\nt
 def soak_careful(minor: str, count: int, *, alarm: bool, where: str = "aux") -> dict[str, object]:
     """Inject into targets/careful.py and return what it noticed."""
     python = python_or_skip(minor)
-    seconds = count * 0.09 + 5
+    seconds = count * 0.13 + 5  # an injection looks twice, 30 ms apart, which threads sleep
     command = [python, str(HERE / "careful.py"), str(seconds), *(["alarm"] if alarm else [])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

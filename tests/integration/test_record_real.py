@@ -75,6 +75,10 @@ def wait_until(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+def has_batches(path: Path) -> bool:
+    return path.exists() and b'"cat":"batch"' in path.read_bytes()
+
+
 def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -178,7 +182,7 @@ def test_ctrl_c_ends_a_recording_and_it_is_no_error(tmp_path: Path, engine: int,
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: size(path) > 10_000)
+    wait_until(lambda: has_batches(path))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -193,7 +197,7 @@ def test_a_killed_recording_leaves_the_engine_free_for_the_next(
     process = subprocess.Popen(
         [*PRISMTOP, *options, "-o", str(path)], cwd=ROOT, env=env, stderr=subprocess.PIPE
     )
-    wait_until(lambda: size(path) > 10_000)
+    wait_until(lambda: has_batches(path))
     process.kill()
     process.communicate()
     assert sum(event.get("cat") == "batch" for event in events_of(path)) > 0

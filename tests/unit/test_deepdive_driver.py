@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from prismtop.deepdive import run
+from prismtop.deepdive.gate import START_STALL_MS, STOP_STALL_MS_PER_BATCH
 from prismtop.deepdive.place import scratch
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.model import AttachState, Capture, CapturePhase, CaptureRequest, LayerState
@@ -368,7 +369,7 @@ def test_a_worker_without_a_rank_in_its_title_is_captured_not_its_engine_core(tm
 
 def test_a_preview_does_nothing_and_says_what_would_be_done(world: World) -> None:
     planned = world.deepdive.preview(CaptureRequest(), world.frame)
-    assert planned.expected_stall_ms == 1000.0
+    assert planned.expected_stall_ms == START_STALL_MS + 50 * STOP_STALL_MS_PER_BATCH
     assert state(planned, "scheduler") is LayerState.PARTIAL
     assert [dive.calls for dive in world.dives] == [[], []]
     assert world.collectors[0].calls == []

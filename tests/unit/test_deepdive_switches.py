@@ -138,5 +138,23 @@ def test_a_second_wake_up_does_not_begin_the_wait_anew() -> None:
     assert spans(events, "runq") == [(10 * MS, 12 * MS)]
 
 
+def test_a_thread_on_an_idle_core_runs_from_its_wake_up_when_no_switch_from_idle_is_told() -> None:
+    events = made(Wakeup(10 * MS, 1, 7, 0, "swapper/1"), switch(14 * MS, 7, "S", 0))
+    assert spans(events, "oncpu") == [(10 * MS, 14 * MS)]
+    assert spans(events, "runq") == []
+    assert events[0].args["began"] == "when it was woken: the core was idle"
+
+
+def test_who_was_switched_to_from_idle_untold_is_named_by_those_who_wait_for_it() -> None:
+    events = made(
+        switch(MS, 9, "S", 0, name="the hog"),
+        Wakeup(10 * MS, 1, 7, 0, "swapper/1"),
+        switch(30 * MS, 9, "R", 7, name="the hog"),
+        every_thread=True,
+    )
+    (wait,) = (event for event in events if event.name == "runq")
+    assert (wait.args["instead"], wait.args["instead_ns"]) == ("the hog", 20 * MS)
+
+
 def test_threads_of_others_make_no_slices() -> None:
     assert made(switch(5 * MS, 8, "R", 9), Wakeup(6 * MS, 1, 8, 3, "a")) == []

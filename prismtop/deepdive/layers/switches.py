@@ -156,6 +156,9 @@ class _Cores:
 
     def take(self, record: Switch) -> None:
         given = self._given.setdefault(record.core, [(self._begin_ns, record.tid, record.name)])
+        if given[-1][1] == _IDLE_TID != record.tid:
+            # The switch from idle was not told; while somebody waited for the core it was not idle.
+            given[-1] = (given[-1][0], record.tid, record.name)
         given.append((record.at_ns, record.next_tid, record.next_name))
 
     def others(self, core: int, tid: int, begin_ns: int, end_ns: int) -> dict[tuple[int, str], int]:
@@ -190,7 +193,9 @@ def slices(
         window_ns: when tracing began and ended: what is open then is cut there, and says so (`open`).
         every_thread: the records hold the switches of all threads of the host.
     """
+    records = list(records)
     begin, end = window_ns
+    begin = min([begin, *(record.at_ns for record in records[:1])])
     cores = _Cores(begin)
     stories = {tid: _Story(since_ns=begin) for tid in threads}
 
@@ -231,6 +236,11 @@ def slices(
                 # Of a thread that leaves first we know that it was there since tracing began.
                 story.core = record.core
                 yield event("oncpu", record.tid, story, record.at_ns, {"ended": _ending(record.state)})
+            elif story.state == "runq":
+                # Linux 6.18 tells perf no switch from idle. There a thread runs when it is woken.
+                story.core = record.core
+                args = {"ended": _ending(record.state), "began": "when it was woken: the core was idle"}
+                yield event("oncpu", record.tid, story, record.at_ns, args)
             stories[record.tid] = _left(record)
     for tid, story in stories.items():
         if story.state in ("oncpu", "runq", "blocked") and end > story.since_ns:
