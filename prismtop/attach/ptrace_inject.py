@@ -19,7 +19,7 @@ from prismtop.attach.gadgets import Gadgets, find_gadgets
 from prismtop.attach.handshake import NOTHING, Handshake, Seen, descriptors, look
 from prismtop.attach.image import PythonImage, executable, find_python, seems_initialized, verify_in_memory
 from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD, at_address
-from prismtop.attach.placement import beside, running_on
+from prismtop.attach.placement import running_on
 from prismtop.attach.process import (
     Mapping,
     check_identity,
@@ -32,6 +32,7 @@ from prismtop.attach.process import (
     threads,
 )
 from prismtop.attach.ptrace import NotNowError, Step, StoppedThread, ThreadGoneError
+from prismtop.attach.rehearsal import rehearse_again
 
 # arch/x86/entry/syscalls/syscall_64.tbl
 _SYS_CLOSE, _SYS_MMAP, _SYS_MUNMAP, _SYS_FUTEX = 3, 9, 11, 202
@@ -93,8 +94,10 @@ class PtraceInjector:
     def stopped(self, tid: int) -> Iterator[StoppedThread]:
         """One thread, stopped; see `StoppedThread`."""
         stop = StoppedThread(self.pid, tid, self.start_time, self.maps, self.on_step)
-        with self.in_front(), beside(self.pid, tid), stop as thread:
-            yield thread
+        with self.in_front():
+            rehearse_again()
+            with stop as thread:
+                yield thread
 
     def sleeping_threads(self) -> list[int]:
         """Auxiliary threads in a long sleep in a system call that restarts unseen, best first: of equals, one
