@@ -22,6 +22,7 @@ from prismtop.model import (
     Judgement,
     Recording,
 )
+from prismtop.own_priority import OwnPriority
 from prismtop.sources.replay_controls import ReplayControls
 from prismtop.sources.tick import Source, SourceTick
 from prismtop.throughput import Window
@@ -124,6 +125,7 @@ class Session:
         recorder: a sink too, the last one; None leaves `start_recording` without one.
         replay: how to steer the source when it is a replay; None for a live one.
         deepdiver: None leaves `deepdive` without one.
+        priority: None leaves prismtop's own priority as it is.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Session:
         recorder: RecordingSink | None = None,
         replay: ReplayControls | None = None,
         deepdiver: DeepDiver | None = None,
+        priority: OwnPriority | None = None,
     ) -> None:
         self._source = source
         self._deepdiver = deepdiver
@@ -152,6 +155,7 @@ class Session:
         self._total = 0
         self._notes: tuple[str, ...] | None = None
         self._cpu = _OwnCpu()
+        self._priority = priority
         self._judge = judge
         self._counters = counters
         self._counter_history = CounterHistory()
@@ -199,7 +203,7 @@ class Session:
             metrics=tick.metrics,
             total_batches=self._total,
             monitor_cpu=self._cpu.share(),
-            warnings=tick.warnings + judged.warnings,
+            warnings=tick.warnings + judged.warnings + self._look_after_itself(tick.time_ns),
             target_states=dict(tick.target_states),
             alerts=tuple(self._alerts.values()),
             changed_alerts=tuple(self._alerts[alert.id] for alert in judged.changed),
@@ -216,6 +220,12 @@ class Session:
             said = self._deepdiver.warnings()
             frame = self._frame = replace(frame, capture=capture, warnings=frame.warnings + said)
         return self._to_sinks(frame)
+
+    def _look_after_itself(self, now_ns: int) -> tuple[str, ...]:
+        if self._priority is None:
+            return ()
+        self._priority.look(now_ns)
+        return self._priority.warnings()
 
     def _with_causes(self, frame: Frame) -> Frame:
         explained = self._diagnoser.take(frame) if self._diagnoser else ()
@@ -308,6 +318,8 @@ class Session:
                 notes += self._judge.close()
             for sink in self._sinks:
                 notes += sink.close()
+            if self._priority:
+                self._priority.restore()
             self._notes = notes
         return self._notes
 

@@ -79,6 +79,10 @@ class Settings:
         False, "Sample host and device counters in `watch` too; the screen and `export` always do."
     )
     counters_hz: float = _setting(1.0, "How often counters are read, per second.", low=0.1, high=20)
+    raise_priority: bool = _setting(
+        True,
+        "Run at nice -5 where Linux leaves prismtop waiting for a processor; needs CAP_SYS_NICE.",
+    )
     theme: str = _setting("prismtop", "Colour theme of the screen.")
     ascii: bool = _setting(False, "Draw the screen and tables with ASCII characters only.")
     no_mouse: bool = _setting(False, "Leave the mouse to the terminal, so that text can be selected.")

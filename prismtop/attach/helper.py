@@ -1,9 +1,9 @@
 """The short-lived process that does the injection: `python -m prismtop.attach.helper`.
 
-One JSON request on stdin, one JSON line on stdout. It exists because a tracer must not be killed or delayed
-half-way: it has its own session (a Ctrl-C does not reach it), blocks all signals, asks the OOM killer to
-spare it, and runs in front of other processes while it holds a thread. The process that draws the screen
-never traces.
+One JSON line on stdin a request, one JSON line on stdout its answer; the end of stdin is its own end. It
+exists because a tracer must not be killed or delayed half-way: it has its own session (a Ctrl-C does not
+reach it), blocks all signals, asks the OOM killer to spare it, and runs in front of other processes while it
+holds a thread. The process that draws the screen never traces.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from prismtop.attach.process import check_identity, read_status
 from prismtop.attach.ptrace import ptrace_blocked_here
 from prismtop.attach.rehearsal import end_rehearsal, rehearse
 from prismtop.errors import PrismtopError
+from prismtop.own_priority import autogroup_nice, set_autogroup_nice
 
 _SPARED = "-900"  # oom_score_adj; lowering it needs CAP_SYS_RESOURCE
 _IN_FRONT = -20  # nice value
@@ -48,54 +49,56 @@ def in_front() -> Iterator[None]:
     Not in a real-time class: the thread that is being traced must get the core that this process just left.
     At all other times it is an ordinary process and leaves the processor to the target.
     """
+    nice, session = os.getpriority(os.PRIO_PROCESS, 0), autogroup_nice()
     try:
         # Only where it may come back from there (CAP_SYS_NICE).
-        os.setpriority(os.PRIO_PROCESS, 0, -1)
+        os.setpriority(os.PRIO_PROCESS, 0, min(nice, 0) - 1)
     except OSError:
         yield
         return
-    _set_nice(_IN_FRONT)
+    _set_nice(_IN_FRONT, _IN_FRONT)
     try:
         yield
     finally:
-        _set_nice(0)
+        _set_nice(nice, session or 0)
 
 
-def _set_nice(value: int) -> None:
+def _set_nice(value: int, session: int) -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, value)
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w", encoding="ascii") as f:
-        f.write(str(value))  # sched(7): between sessions, the autogroup's nice value is what counts
+    set_autogroup_nice(session)  # sched(7): between sessions, this one is what counts
 
 
 def main() -> NoReturn:
-    """Read the request, do it, answer. The exit status is 0 whenever an answer was written."""
+    """Read requests, do them, answer each. The exit status is 0 when every answer was written."""
     with contextlib.suppress(OSError):
         os.setsid()
     shield()
-    request = json.loads(sys.stdin.read())
-    answer: dict[str, Any]
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(_answer_to(json.loads(line))) + "\n")
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        end_rehearsal()
+    os._exit(0)  # no finalisation: it would only take time from the target
+
+
+def _answer_to(request: dict[str, Any]) -> dict[str, Any]:
     try:
         try:
-            answer = {"ok": True, "result": _OPERATIONS[request["op"]](request)}
+            return {"ok": True, "result": _OPERATIONS[request["op"]](request)}
         except (PrismtopError, OSError):
             # A process that exits meanwhile looks like many things: no maps, no C library, no such file.
             if "start_time" in request:
                 check_identity(int(request["pid"]), int(request["start_time"]))
             raise
     except PrismtopError as e:
-        answer = {
+        return {
             "ok": False,
             "error": type(e).__name__,
             "message": e.message,
             "exit_code": e.exit_code,
             "fix": e.fix,
         }
-    with contextlib.suppress(OSError):
-        end_rehearsal()
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-    os._exit(0)  # no finalisation: it would only take time from the target
 
 
 def _probe(request: dict[str, Any]) -> bool:
@@ -124,8 +127,11 @@ def _inject(request: dict[str, Any]) -> dict[str, Any]:
     if request["way"] == "gdb":
         from prismtop.attach import gdb  # here, because it brings in much that the others do not need
 
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # gdb inherits the mask and needs SIGCHLD
-        result = gdb.inject(pid, start_time, source, handshake, timeout_s=timeout_s)
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, ())  # gdb inherits the mask and needs SIGCHLD
+        try:
+            result = gdb.inject(pid, start_time, source, handshake, timeout_s=timeout_s)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return _answer(result.seen, pid=pid, thread=pid, thread_kind="all", pause_us=result.pause_us,
                        main_pause_us=result.pause_us, scratch=result.scratch)  # fmt: skip
     rehearse()

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import prismtop
-from prismtop.attach.errors import AttachError, HelperError, InjectionError, from_fields
+from prismtop.attach.errors import AttachError, InjectionError
 from prismtop.attach.handshake import Handshake, last_line, look
+from prismtop.attach.helper_process import Helper, Meanwhile
 from prismtop.attach.payload import TEMPLATE_HEAD
 from prismtop.attach.preflight import WayIn, preflight
 from prismtop.attach.process import check_identity
 from prismtop.attach.ptrace_inject import mark_read
 
 __all__ = ["Handshake", "Injection", "confirm_started", "free_scratch", "inject", "withdraw"]
-
-_PATIENCE_S = 60.0  # beyond the request's own timeout; the helper is never killed
 
 
 @dataclass(frozen=True)
@@ -80,6 +74,8 @@ def inject(
     wake: bool = True,
     force_way: WayIn | None = None,
     give_back: bool = False,
+    helper: Helper | None = None,
+    meanwhile: Meanwhile = lambda: None,
 ) -> Injection:
     """Run `source` once in the main thread of a process.
 
@@ -94,6 +90,8 @@ def inject(
         force_way: take this way or none.
         give_back: unmap the scratch mapping as soon as the payload has started (ptrace; one more stop of a
             thread), so that nothing is left when this process is killed later.
+        helper: the process that does it; None starts one for this injection.
+        meanwhile: called several times a second while it is waited for.
 
     Raises:
         AttachError: one sentence with the cause and the fix; the target is as it was.
@@ -104,7 +102,8 @@ def inject(
     began = time.perf_counter_ns()
     with _pinned(pid, start_time):
         way = _choose(pid, allow_gdb, force_way)
-        result = _run_helper(
+        result = _ask(
+            helper,
             {
                 "op": "inject",
                 "pid": pid,
@@ -118,6 +117,7 @@ def inject(
                 "give_back": give_back,
             },
             timeout_s,
+            meanwhile,
         )
     scratch = result.get("scratch")
     return Injection(
@@ -157,7 +157,7 @@ def free_scratch(pid: int, start_time: int, scratch: tuple[int, int]) -> bool:
         "scratch": list(scratch),
     }
     try:
-        return bool(_run_helper(request, 0.0))
+        return bool(_ask(None, request, 0.0))
     except AttachError:
         return False
 
@@ -198,7 +198,7 @@ def withdraw(start_time: int, injection: Injection) -> bool:
         "script": injection.script,
     }
     try:
-        return bool(_run_helper(request, 0.0)) if injection.armed else False
+        return bool(_ask(None, request, 0.0)) if injection.armed else False
     except AttachError:
         return False
 
@@ -206,7 +206,7 @@ def withdraw(start_time: int, injection: Injection) -> bool:
 def helper_may_attach(pid: int, address: int) -> bool:
     """Whether the helper process, which is nobody's parent, may read `pid` (matters under Yama)."""
     try:
-        return bool(_run_helper({"op": "probe", "pid": pid, "address": address}, 0.0))
+        return bool(_ask(None, {"op": "probe", "pid": pid, "address": address}, 0.0))
     except AttachError:
         return False
 
@@ -239,45 +239,9 @@ def _choose(pid: int, allow_gdb: bool, force_way: WayIn | None) -> WayIn:
     return found.best
 
 
-def _run_helper(request: dict[str, Any], timeout_s: float) -> Any:
-    """Run `python -m prismtop.attach.helper` and return its result.
-
-    Raises:
-        AttachError: the one that the helper reported.
-        HelperError: it ended without an answer, or is still at it.
-    """
-    if not sys.executable:
-        raise HelperError("prismtop cannot find its own Python interpreter to start its helper with.")
-    root = str(Path(prismtop.__file__).parent.parent)
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(x for x in (root, os.environ.get("PYTHONPATH", "")) if x)
-    helper = subprocess.Popen(
-        [sys.executable, "-S", "-m", "prismtop.attach.helper"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        out, err = helper.communicate(json.dumps(request).encode(), timeout=timeout_s + _PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        # It may be holding a thread that gets no CPU. Killing it would be safe, but leaving it is safer.
-        raise HelperError(
-            f"The helper process {helper.pid} is still waiting for process {request['pid']} to be scheduled.",
-            fix="See whether the target's cgroup is throttled; the helper ends by itself.",
-        ) from None
-    if helper.returncode < 0:
-        raise HelperError(
-            f"The helper process was killed by signal {-helper.returncode}; the target goes on.",
-            fix="Try again; see 'dmesg' if it was the kernel's OOM killer.",
-        )
-    try:
-        answer = json.loads(out)
-    except ValueError:
-        lines = err.decode("utf-8", "replace").strip().splitlines()
-        reason = lines[-1][:200] if lines else "no output"
-        raise HelperError(f"The helper process failed: {reason}.") from None
-    if not answer["ok"]:
-        raise from_fields(answer["error"], answer["message"], answer["exit_code"], answer["fix"])
-    return answer["result"]
+def _ask(
+    helper: Helper | None, request: dict[str, Any], timeout_s: float, meanwhile: Meanwhile = lambda: None
+) -> Any:
+    """The result of one request, by a helper of its own where none is given; errors as of `Helper.ask`."""
+    with contextlib.ExitStack() as ended:
+        return (helper or ended.enter_context(Helper())).ask(request, timeout_s, meanwhile)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prismtop.commands.choose import Profiles, describe
@@ -44,6 +45,7 @@ def open_session(
         PrismtopError: with the cause and the fix; nothing is left in any process then.
     """
     from prismtop.diagnosis.live import LiveDiagnoser
+    from prismtop.own_priority import OwnPriority
     from prismtop.session import Session
     from prismtop.sources.live import AttachOptions, attach
 
@@ -57,9 +59,18 @@ def open_session(
         metrics_interval_s=settings.metrics_interval_s,
         timeout_s=settings.attach_timeout_s,
     )
-    with context.report.status(f"attaching to {describe(group)}"):
-        update: Callable[[str], None] = context.report.update
-        source = attach(group, profiles.get(group.engine), options, update)
+    priority = OwnPriority(settings.raise_priority)
+
+    def update(text: str) -> None:
+        priority.look(time.monotonic_ns())
+        context.report.update(text)
+
+    try:
+        with context.report.status(f"attaching to {describe(group)}"):
+            source = attach(group, profiles.get(group.engine), options, update)
+    except BaseException:
+        priority.restore()
+        raise
     from prismtop.export.alert_hook import hooks_for
     from prismtop.latency.judge import LatencyJudge, make_judge
 
@@ -75,6 +86,7 @@ def open_session(
         recorder=recorder,
         sinks=(*hooks_for(settings, group), *sinks),
         deepdiver=_deepdiver(context, group, source, sampler, wanted=deepdive),
+        priority=priority,
     )
     # What was imported and built stays: the garbage collector need not walk through it again and again, nor
     # look at every few hundred objects of a program whose objects come and go in numbers that do not grow.

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from prismtop.attach.helper_process import Helper
 from prismtop.attach.preflight import preflight
 from prismtop.errors import UnavailableError
 from prismtop.model import (
@@ -101,11 +102,18 @@ def attach(
 def attach_all(links: Sequence[ProbeLink], progress: Progress) -> None:
     """Put every probe in; when one fails, take the others out again and raise its error."""
     entered: list[ProbeLink] = []
+
+    def keep() -> None:
+        for link in entered:
+            link.keep()
+
     try:
-        for link in links:
-            progress(f"attaching to {link.target.role} {link.pid}")
-            link.attach()
-            entered.append(link)
+        with Helper() as helper:
+            for link in links:
+                progress(f"attaching to {link.target.role} {link.pid}")
+                link.attach(helper, keep)
+                entered.append(link)
+                keep()
     except BaseException:
         detach_all(entered)
         raise

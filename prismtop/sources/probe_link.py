@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from prismtop.attach.errors import AttachError, InjectionError
 from prismtop.attach.handshake import Handshake, last_line, look
+from prismtop.attach.helper_process import Helper, Meanwhile
 from prismtop.attach.ladder import Injection, confirm_started, free_scratch, inject, withdraw
 from prismtop.attach.payload import OWN_MEMORY, safe_template
 from prismtop.attach.ptrace_inject import mark_read
@@ -60,6 +61,7 @@ class ProbeLink:
         self.cuts: tuple[int, ...] = ()
         self._lost = 0
         self._last = 0
+        self._kept: list[Record] = []
         self._status_number = -1
         self._meter = CostMeter(self.plans, options.budget)
         self._hooks: tuple[tuple[str, int], tuple[HookStatus, ...]] = (("", -2), ())
@@ -67,18 +69,22 @@ class ProbeLink:
 
     # -- in
 
-    def attach(self) -> None:
+    def attach(self, helper: Helper | None = None, meanwhile: Meanwhile = lambda: None) -> None:
         """Put the probe in.
+
+        Args:
+            helper: the process that injects; None starts one for this probe.
+            meanwhile: called several times a second while it is waited for.
 
         Raises:
             PrismtopError: with the cause; nothing is left in the process then.
         """
         self._refuse_second_monitor()
-        error = self._inject(compiled=True)
+        error = self._inject(helper, meanwhile, compiled=True)
         if error and OWN_MEMORY in error:
-            error = self._inject(compiled=True, as_text=True)
+            error = self._inject(helper, meanwhile, compiled=True, as_text=True)
         if error and "magic" in error:
-            error = self._inject(compiled=False, as_text=True)
+            error = self._inject(helper, meanwhile, compiled=False, as_text=True)
         if error:
             raise _said_by_probe(self.pid, error)
         if self.ring is None:
@@ -102,7 +108,9 @@ class ProbeLink:
         finally:
             ring.close()
 
-    def _inject(self, *, compiled: bool, as_text: bool = False) -> str:
+    def _inject(
+        self, helper: Helper | None, meanwhile: Meanwhile, *, compiled: bool, as_text: bool = False
+    ) -> str:
         """Inject once; returns what the probe itself said went wrong, or ''."""
         built = payload.build(
             list(self.plans.values()),
@@ -128,6 +136,8 @@ class ProbeLink:
                 allow_gdb=self.options.allow_gdb,
                 timeout_s=self.options.timeout_s,
                 give_back=True,
+                helper=helper,
+                meanwhile=meanwhile,
             )
         except InjectionError:
             seen = look(self.pid, self.handshake)
@@ -167,6 +177,15 @@ class ProbeLink:
 
     # -- while it is in
 
+    def keep(self) -> None:
+        """Renew the lease and make room in the ring; the next `poll` returns what was read.
+
+        For the time in which nobody can use the records yet: the other processes of the engine are entered.
+        """
+        if self.ring is not None:
+            self.ring.beat()
+            self._kept += self.ring.read()
+
     def poll(self, now_ns: int) -> list[Record]:
         """Records written since the last call; renews the lease and notices an exit or a detach."""
         if self.state == "armed":
@@ -182,7 +201,8 @@ class ProbeLink:
         if ring is None:
             return []
         ring.beat()
-        raw = list(ring.read())
+        raw = [*self._kept, *ring.read()]
+        self._kept.clear()
         self.cuts = ()
         if raw:
             if ring.lost != self._lost:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from prismtop.attach.handshake import Handshake
+from prismtop.attach.helper_process import Helper, Meanwhile
 from prismtop.attach.ladder import Injection, inject
 from prismtop.attach.payload import safe_template
 from prismtop.attach.preflight import WayIn
@@ -136,14 +137,16 @@ __import__('builtins').__dict__.setdefault('_kept', []).append(fd)
 
 
 def enter(
-    target: Target, body: str = PROOF, *, timeout_s: float = 5.0, way: WayIn | None = None, wake: bool = True
-) -> tuple[Injection, str]:
+    target: Target, body: str = PROOF, *, timeout_s: float = 5.0, way: WayIn | None = None, wake: bool = True,
+    helper: Helper | None = None, meanwhile: Meanwhile = lambda: None,
+) -> tuple[Injection, str]:  # fmt: skip
     """Inject `body` (with its nonce filled in) and return the nonce too."""
     nonce = secrets.token_hex(6)
     source = safe_template(body % {"nonce": nonce} if "%(nonce)s" in body else body, nonce)
     done = inject(
         target.pid, target.start_time, source,
         started=Handshake.of(nonce), timeout_s=timeout_s, force_way=way, wake=wake, allow_gdb=way is WayIn.GDB,
+        helper=helper, meanwhile=meanwhile,
     )
     return done, nonce
 
