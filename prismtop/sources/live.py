@@ -179,6 +179,7 @@ class LiveSource:
         self._number = itertools.count().__next__
         self._seen = 0
         self._setting_up = True
+        self._since_ns = time.monotonic_ns()
         self._complete_ns = NEVER
         self._hooks: tuple[HookStatus, ...] = ()
         self._costs: tuple[ProbeCost, ...] = ()
@@ -311,7 +312,7 @@ class LiveSource:
         self._costs = tuple(link.cost() for link in self._links)
         if self._setting_up and all(link.state == "live" and not link.status.todo for link in self._links):
             self._setting_up = False
-            self._complete_ns = max(link.status.complete_ns for link in self._links)
+            self._complete_ns = max(self._since_ns, *(link.status.complete_ns for link in self._links))
         for replica in self._replicas:
             replica.follow_hooks(self._rule)
         for link in self._links:

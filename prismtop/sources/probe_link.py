@@ -61,7 +61,6 @@ class ProbeLink:
         self.cuts: tuple[int, ...] = ()
         self._lost = 0
         self._last = 0
-        self._kept: list[Record] = []
         self._status_number = -1
         self._meter = CostMeter(self.plans, options.budget)
         self._hooks: tuple[tuple[str, int], tuple[HookStatus, ...]] = (("", -2), ())
@@ -178,13 +177,13 @@ class ProbeLink:
     # -- while it is in
 
     def keep(self) -> None:
-        """Renew the lease and make room in the ring; the next `poll` returns what was read.
+        """Renew the lease and leave out what was written so far.
 
-        For the time in which nobody can use the records yet: the other processes of the engine are entered.
+        For the time in which the engine's other processes are entered: half a batch is of no use.
         """
         if self.ring is not None:
             self.ring.beat()
-            self._kept += self.ring.read()
+            self.ring.skip()
 
     def poll(self, now_ns: int) -> list[Record]:
         """Records written since the last call; renews the lease and notices an exit or a detach."""
@@ -201,8 +200,7 @@ class ProbeLink:
         if ring is None:
             return []
         ring.beat()
-        raw = [*self._kept, *ring.read()]
-        self._kept.clear()
+        raw = list(ring.read())
         self.cuts = ()
         if raw:
             if ring.lost != self._lost:

@@ -312,6 +312,12 @@ class Ring:
             if not more:
                 return
 
+    def skip(self) -> None:
+        """Leave out what was written so far; it does not count as lost, nor what was lost before."""
+        for _ in self.read():
+            pass
+        self.lost = self.torn = 0
+
     def _chunk(self, slot: int, count: int) -> tuple[list[Record], bool]:
         """Records of `count` slots from `slot` on, and whether there may be more."""
         size = agent.RECORD.size

@@ -90,6 +90,21 @@ def test_what_was_overwritten_unread_is_counted(memory: Memory, ring: Ring) -> N
     assert len(got) + ring.lost == 2 * CAPACITY
 
 
+def test_what_is_skipped_does_not_come(memory: Memory, ring: Ring) -> None:
+    for seq in (1, 2):
+        memory.record(seq)
+    ring.skip()
+    memory.record(3)
+    assert [record[0] for record in ring.read()] == [3]
+
+
+def test_what_was_overwritten_before_a_skip_is_not_lost(memory: Memory, ring: Ring) -> None:
+    for seq in range(1, 2 * CAPACITY + 1):
+        memory.record(seq)
+    ring.skip()
+    assert ring.lost == 0
+
+
 def test_a_ring_of_another_version_is_refused_in_one_sentence(memory: Memory) -> None:
     memory.word(agent.W_VERSION, 99)
     with pytest.raises(UnavailableError, match="ring version 99") as error:
