@@ -26,16 +26,17 @@ import weakref
 from _thread import get_ident
 from typing import Any
 
+from prismtop.probe.calibration import *
 from prismtop.probe.hook import *
 from prismtop.probe.layout import *
 from prismtop.probe.lookup import *
 from prismtop.probe.loop import *
+from prismtop.probe.monitoring import *
 from prismtop.probe.on_demand import *
 from prismtop.probe.ring import *
 
 SAMPLE = 61  # one in so many batches is measured, every hook of it: a prime, so that nothing falls into step
 SAMPLE_EARLY = 7  # the same for the first figures
-SAMPLES = 15
 SETUP_NS = 250_000  # hooks that are not in after this long are put in at the next batch boundaries
 
 
@@ -100,7 +101,7 @@ class Agent:
         self.mon = self.running = None
         self.mechanisms = config["mechanisms"]
         if "monitoring" in self.mechanisms and hasattr(sys, "monitoring"):
-            self.open_monitoring()
+            open_monitoring(self)
         if self.mon is None:
             self.mechanisms = [m for m in self.mechanisms if m != "monitoring"]
         for spec in config["hooks"]:
@@ -121,7 +122,7 @@ class Agent:
         if not self.todo:
             self.complete = self.complete or time.monotonic_ns()
             if not self.base and time.monotonic_ns() - t0 < SETUP_NS:
-                self.base = self.calibrate()
+                self.base = calibrate(self)
             if self.base:
                 self.done = 0
         self.setup += time.monotonic_ns() - t0
@@ -141,82 +142,6 @@ class Agent:
 
             os.register_at_fork(after_in_child=in_child)
         holder.__dict__["agent"] = weakref.ref(self)
-
-    def open_monitoring(self) -> Any:
-        mon: Any = getattr(sys, "monitoring")
-        for tool in (4, 3, 1):
-            if mon.get_tool(tool) is None:
-                mon.use_tool_id(tool, "prismtop")
-                self.mon, self.tool = mon, tool
-                break
-        else:
-            return
-        ev = mon.events
-        self.events = ev.PY_START | ev.PY_RETURN | ev.PY_YIELD | ev.PY_RESUME
-        table = self.table
-
-        def start(code: Any, _offset: Any) -> Any:
-            hook = table.get(id(code))
-            if hook is not None:
-                return hook[0]()
-            return None
-
-        def ret(code: Any, _offset: Any, value: Any) -> Any:
-            hook = table.get(id(code))
-            if hook is not None:
-                hook[1](value)
-
-        def pause(code: Any, _offset: Any, _value: Any) -> Any:
-            hook = table.get(id(code))
-            if hook is not None and hook[2] is not None:
-                hook[2]()
-
-        def resume(code: Any, _offset: Any) -> Any:
-            hook = table.get(id(code))
-            if hook is not None and hook[3] is not None:
-                hook[3]()
-
-        def jump(code: Any, offset: Any, destination: Any) -> Any:
-            hook = table.get(id(code))
-            return hook[4](offset, destination) if hook is not None and destination < offset else mon.DISABLE
-
-        pairs = ((ev.PY_START, start), (ev.PY_RETURN, ret), (ev.PY_YIELD, pause), (ev.PY_RESUME, resume))
-        for event, callback in (*pairs, (ev.JUMP, jump)):
-            mon.register_callback(self.tool, event, callback)
-
-    def calibrate(self) -> Any:
-        """Cost of one hooked call, in ns: a wrapper around a function that does nothing, 64 calls, whose
-        records are thrown away."""
-        spec = {"fid": DUMMY, "names": [], "kind": "function", "values": 0}
-        hook = Hook(self, spec)
-        hook.positions = {}
-        hook.ring = bytearray(HEADER_BYTES + 64 * RECORD.size), itertools.count(1).__next__, 63 * RECORD.size
-
-        def nothing() -> Any:
-            return None
-
-        def run(f: Any) -> Any:
-            t = time.monotonic_ns()
-            for _ in repeat:
-                f()
-            return time.monotonic_ns() - t
-
-        repeat = range(64)
-        run(nothing)
-        bare = run(nothing)
-        if self.mon is not None:
-            hook.by_monitoring(None, nothing, nothing.__code__)
-            hook.mechanism = "monitoring"
-            wrapped = nothing
-        else:
-            wrapped = hook.make(nothing)
-        full = min(run(wrapped), run(wrapped))
-        self.odd.append(1)
-        for _ in range(SAMPLES):
-            wrapped()
-        self.odd.clear()
-        hook.remove()
-        return max(full - bare, len(repeat)) // len(repeat)
 
     def publish(self) -> Any:
         hooks = [(h.spec["fid"], h.mechanism, h.reason) for h in self.hooks.values()]

@@ -11,7 +11,18 @@ from functools import lru_cache
 from pathlib import Path
 
 PARTS = {
-    "agent": ("layout", "ring", "lookup", "drive", "loop", "on_demand", "hook", "agent"),
+    "agent": (
+        "layout",
+        "ring",
+        "lookup",
+        "drive",
+        "loop",
+        "on_demand",
+        "hook",
+        "monitoring",
+        "calibration",
+        "agent",
+    ),
     "deep": ("deep_python", "deep_operators", "deep"),
 }
 """Files in the order of the text: each takes names only from those before it."""
