@@ -28,6 +28,7 @@ class Kind(IntEnum):
     GC = 8
     RUNQUEUE = 9
     ON_CPU = 10
+    UNRECORDED = 11
 
 
 DEVICE_KINDS = (Kind.COMPUTE, Kind.COLLECTIVE, Kind.COPY)
@@ -123,6 +124,8 @@ def kind_of(cat: str, name: str) -> Kind:
         return Kind.SYNC if _SYNC.search(name) else Kind.RUNTIME
     if cat == "gc":
         return Kind.GC
+    if cat == "unrecorded":
+        return Kind.UNRECORDED
     if cat == "scheduler":
         return {"runq": Kind.RUNQUEUE, "oncpu": Kind.ON_CPU}.get(name, Kind.OTHER)
     return Kind.OTHER

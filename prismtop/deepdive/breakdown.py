@@ -30,6 +30,9 @@ from prismtop.model import Batch, Bound, Breakdown, DeviceTime, HostTime, Part
 
 BUSY = 0.8
 HALF = 0.5
+EDGE = 0.02
+"""A batch whose operators are recorded but for so much of it has them all: recording is switched between
+batches."""
 NO_DEVICE = "no device events in this trace"
 SPLIT = ("launch", "wait")
 """Stages that are split."""
@@ -110,6 +113,7 @@ class ProcessTime:
         host = rows.where(rows.unit == (-1 if thread is None else thread))
         self.pid = pid
         collected = rows.of(Kind.GC)
+        self._unrecorded = rows.of(Kind.UNRECORDED).covered
         self._gc = collected.covered if len(collected) or "gc" in timeline.layers else None
         self._host = _host_sets(host)
         self._scheduled = len(host.of(Kind.ON_CPU, Kind.RUNQUEUE)) > 0
@@ -125,8 +129,10 @@ class ProcessTime:
         self._window = (min(window[0], int(framework.start[0])), max(window[1], int(framework.end.max())))
 
     def covers(self, start_ns: int, end_ns: int) -> bool:
-        """Whether the profile goes on for all of it."""
-        return self._window[0] <= start_ns and end_ns <= self._window[1]
+        """Whether the profile goes on for all of it, and its operators were recorded."""
+        if not (self._window[0] <= start_ns and end_ns <= self._window[1]):
+            return False
+        return self._unrecorded.cut(start_ns, end_ns).total <= EDGE * (end_ns - start_ns)
 
     def breakdowns(self, batches: Sequence[Batch]) -> list[Breakdown]:
         """One for each batch."""

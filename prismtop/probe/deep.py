@@ -22,7 +22,9 @@ from typing import Any
 
 from prismtop.probe.deep_operators import Operators
 from prismtop.probe.deep_python import Calls, Pauses
+from prismtop.probe.deep_share import Share
 
+BEFORE_NS = 100_000_000  # so long batches are looked at before the window, to compare with
 CHUNK = 1024  # events that the exporter prepares between two rests: 0.1 ms, in which it holds the GIL
 REST_S = 0.0005
 FREE_BYTES = 256 << 20  # what the temporary folder must have left
@@ -41,6 +43,8 @@ class Guest:
         self.thread = self.native = self.begin = self.finish = 0
         self.start_stall = self.stop_stall = 0
         self.seen: dict[Any, int] = {}
+        self.before: dict[Any, list[int]] = {}
+        self.first = 0
         self.ending: Any = None
         self.files: list[Any] = []
         self.sizes: dict[str, tuple[int, int]] = {}
@@ -93,11 +97,23 @@ class Guest:
             self.end(self.ending)
             return False
         if self.phase == "starting":
+            if self.compares(now):
+                return True
             self.start()
             return self.phase in ("starting", "capturing")
         if self.phase == "capturing":
             return self.boundary(now)
         return False
+
+    def compares(self, now: Any) -> Any:
+        """Whether another batch is looked at before the window; as in it, at one place."""
+        wanted = self.options.get("compare", 0)
+        if not wanted or not self.options["operators"] or "torch" not in sys.modules:
+            return False
+        self.first = self.first or now
+        used = self.before.setdefault(boundary_place(sys._getframe(1)), [])
+        used.append(time.thread_time_ns())
+        return len(used) <= wanted and now - self.first < BEFORE_NS
 
     def boundary(self, now: Any) -> Any:
         """Count per place that boundaries come from: some batches have several."""
@@ -105,6 +121,8 @@ class Guest:
         count = self.seen[place] = self.seen.get(place, 0) + 1
         if count > self.agent.q[BATCHES]:
             self.agent.q[BATCHES] = count
+            if self.operators is not None:
+                self.operators.end_batch()
         if count < self.options["batches"] and now - self.begin < self.options["max_ns"]:
             return True
         if self.operators is not None and self.operators.capturing_graph():
@@ -135,6 +153,9 @@ class Guest:
             if self.operators is not None and self.operators.with_stacks():
                 self.calls.refused = "the profiler's own stacks take its place"
         self.pauses.start()
+        if self.before and self.operators is not None:
+            self.operators.share = Share(max(self.before.values(), key=len))
+            self.operators.share.begin()
         self.begin = time.monotonic_ns()
         self.start_stall = self.begin - t0
         self.tell("capturing")
@@ -268,6 +289,7 @@ class Guest:
                 "thread": self.native,
                 "window": (self.begin, self.finish),
                 "ours": OURS,
+                "gaps": self.operators.gaps if self.operators is not None else [],
                 "pauses": self.pauses.rows,
                 "count": len(times),
                 "names": names,

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 MARKERS = 3
+MAX_GAPS = 4096
 
 
 class Operators:
@@ -25,7 +26,9 @@ class Operators:
         self.high: Any = None
         self.result: Any = None
         self.running = False
-        self.held = 0
+        self.share: Any = None
+        self.gaps: list[tuple[int, int]] = []
+        self.silent = self.held = 0
         self.kept: Any = None
         self.gpu_off = "" if self.gpu else "not asked for"
         self.stacks_off = ""
@@ -98,6 +101,22 @@ class Operators:
                     raise
                 wanted.pop(next(iter(wanted)))
 
+    def end_batch(self) -> Any:
+        if self.share is None or not self.running:
+            return
+        wanted = self.share.batch(not self.silent) and len(self.gaps) < MAX_GAPS
+        if wanted == bool(self.silent):
+            self.record(wanted)
+
+    def record(self, on: Any) -> Any:
+        """PyTorch's own switch (`at::enableRecordFunction`), of this thread only: neither the profiler nor
+        what CUPTI collects is stopped by it."""
+        self.low._enable_record_function(on)
+        now = time.monotonic_ns()
+        if on:
+            self.gaps.append((self.silent, now))
+        self.silent = 0 if on else now
+
     def mark_enabled(self, when: Any) -> Any:
         """The flag that compiled code looks at before it names its kernels."""
         function = getattr(self.profiler, "_run_on_profiler_" + when, None)
@@ -129,6 +148,8 @@ class Operators:
             return
         self.running = False
         try:
+            if self.silent:
+                self.record(True)
             self.markers()
             if not self.gpu_off:
                 self.torch.cuda.synchronize()
@@ -161,7 +182,14 @@ class Operators:
         how = "torch.profiler of PyTorch %s" % getattr(self.torch, "__version__", "?")
         if self.held:
             how += "; writing it held the GIL for %.0f ms" % (self.held / 1e6)
-        made = [("operators", "off" if self.off else "on", self.off or how)]
+        state = "on"
+        if self.gaps or self.silent:
+            share = self.share
+            state = "partial"
+            how = "in %d of %d batches: one takes %.0f %% longer with them; %s" % (
+                share.recorded, share.seen, 100 * share.cost(), how,
+            )  # fmt: skip
+        made = [("operators", "off" if self.off else state, self.off or how)]
         off = self.off or self.gpu_off
         made.append(("gpu", "off" if off else "on", off or "CUPTI through Kineto"))
         if self.stacks:

@@ -23,7 +23,7 @@ PARTS = {
         "calibration",
         "agent",
     ),
-    "deep": ("deep_python", "deep_operators", "deep"),
+    "deep": ("deep_python", "deep_operators", "deep_share", "deep"),
 }
 """Files in the order of the text: each takes names only from those before it."""
 BLOCK = 1000

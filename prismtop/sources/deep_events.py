@@ -31,6 +31,7 @@ def unpacked(packed: bytes) -> Iterator[bytes]:
             for number, (name, file, line) in told["names"].items()
         }
         pauses = [tuple(int(value) for value in row) for row in told["pauses"]]
+        gaps = [(int(start), int(end)) for start, end in told["gaps"]]
         times, numbers = array("q"), array("q")
         times.frombytes(body[: 8 * count])
         numbers.frombytes(body[8 * count : 16 * count])
@@ -39,6 +40,8 @@ def unpacked(packed: bytes) -> Iterator[bytes]:
         for start, took, generation, collected, tid in pauses:
             args: dict[str, object] = {"generation": generation, "collected": collected}
             yield _line("gc", f"gc generation {generation}", start, took, tid, args)
+        for start, until in gaps:
+            yield _line("unrecorded", "operators", start, max(0, until - start), thread, {})
         for name, start, took, where in _slices(times, numbers, names, (begin, end), str(told["ours"])):
             yield _line("python", name, start, took, thread, where)
     except NOT_PARSED as error:

@@ -33,6 +33,8 @@ LAYERS = ("operators", "python", "gpu", "gc", "stacks")
 MAX_PROFILE_BYTES = 2 << 30
 MAX_EVENTS_BYTES = 256 << 20
 COPY_BYTES = 1 << 20
+COMPARED = 6
+"""Batches before the window that those in it are compared with, so that it can be kept cheap."""
 
 _started: weakref.WeakSet[ProbeLink] = weakref.WeakSet()
 """Links through which the profiler was started before: its first start in a process takes longest."""
@@ -144,6 +146,7 @@ class DeepLink:
             "gpu": chosen.gpu,
             "stacks": chosen.stacks,
             "max_events": chosen.max_events,
+            "compare": COMPARED,
             # Letting go of CUPTI while graphs are in use crashed before CUDA 12.6 (pytorch#112507).
             "teardown": facts.graphs is False or _at_least(facts.cuda, (12, 6)),
         }

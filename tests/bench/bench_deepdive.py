@@ -4,9 +4,11 @@
 
 A process of the transformers engine's Python (install.sh hf) decodes with a real Qwen3 model, one thread,
 without a pause. It is captured again and again. For each capture the CPU time of the model thread per step
-(CLOCK_THREAD_CPUTIME_ID, which other processes disturb least) is compared, medians:
+(CLOCK_THREAD_CPUTIME_ID, which other processes disturb least) is compared:
 
-    in the window    steps inside it / as many steps just before it
+    in the window    all steps inside it / as many steps just before it, means: steps with operators and steps
+                     without, which a window of short steps has both
+    of those, with   steps inside it with operators, and without / those before it, medians
     afterwards       steps after the export / the same steps before: what stays
     nothing          steps before / steps before those: what this machine's noise does
 
@@ -14,7 +16,7 @@ and printed are median and quartiles over the captures. Stalls at start and stop
 measurement (CLOCK_MONOTONIC); what the export did is the longest step between the end of the window and the
 end of the export. The default is a step of about 1 ms; `--rows 64 --context 768` makes one of 10 ms. An
 operator event costs the engine about 0.3 us: a step of 590 of them, as here, is slowed by 0.17 ms, however
-long it is. `--python` captures Python functions instead of operators.
+long it is; so steps of 1 ms have operators in some only. `--python` captures Python functions instead of operators.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +45,7 @@ from prismtop.targets.profiles import load_profiles  # noqa: E402
 from tests.integration.deep import links_of  # noqa: E402
 from tests.integration.engines import ENGINES, PROFILE, write_profile  # noqa: E402
 
+VERB = bool(os.environ.get('VERB'))
 MARGIN = 5
 """Steps left out at each edge of a window: they hold the stalls."""
 
@@ -55,6 +58,7 @@ class Capture:
     ready_ns: int
     ends: Sequence[int]
     used: Sequence[int]
+    gaps: Sequence[tuple[int, int]]
 
     def steps(self, begin: int, end: int) -> list[float]:
         """CPU ns of the steps that lie in [begin, end)."""
@@ -70,6 +74,18 @@ class Capture:
         inside = self.steps(begin, end)[MARGIN:-1]
         after = self.steps(self.ready_ns, 1 << 62)[2 * MARGIN :]
         return old[-2 * count : -count], old[-count:], inside, after[:count]
+
+    def by_layer(self) -> tuple[list[float], list[float]]:
+        """Steps of the window (with operators, without them)."""
+        assert self.status.window_ns is not None
+        begin, end = self.status.window_ns
+        made: tuple[list[float], list[float]] = ([], [])
+        # Recording is switched at the end of a step, and the engine notes the time right after that.
+        ends = zip(self.ends[:-1], self.ends[1:], self.used[:-1], self.used[1:], strict=True)
+        for start, at, before, now in ends:
+            if begin <= start and at < end:
+                made[any(off <= start < on for off, on in self.gaps)].append(float(now - before))
+        return made
 
     def export_ms(self) -> tuple[float, float]:
         """Longest step while the files were written, and a usual one: wall time."""
@@ -151,10 +167,13 @@ def captures(
             if status.phase != "ready":
                 raise SystemExit(f"the capture ended: {status.error}")
             ready_ns = time.monotonic_ns()
-            dive.fetch(folder)
+            fetched = dive.fetch(folder)
+            assert fetched.events is not None
+            lines = [json.loads(line) for line in fetched.events.read_text().splitlines()]
+            gaps = [(each["t0"], each["t0"] + each["dur"]) for each in lines if each["layer"] == "unrecorded"]
             dive.poll()
             wait(session, quiet_s)
-            found.append(Capture(status, ready_ns, *asked(process)))
+            found.append(Capture(status, ready_ns, *asked(process), gaps))
     finally:
         session.close()
     return found
@@ -168,13 +187,22 @@ def line(name: str, values: Sequence[float], unit: str) -> None:
     print(f"  {name:34s} {middle:+8.2f} {unit}   quartiles {low:+.2f} .. {high:+.2f}")
 
 
-def ratios(pairs: Sequence[tuple[list[float], list[float]]]) -> list[float]:
-    """Per cent by which the median of the second is above that of the first."""
+def ratios(
+    pairs: Sequence[tuple[list[float], list[float]]],
+    middle: Callable[[list[float]], float] = statistics.median,
+) -> list[float]:
+    """Per cent by which the median (or another `middle`) of the second is above that of the first."""
     return [
-        100 * (statistics.median(second) / statistics.median(first) - 1)
+        100 * (middle(second) / middle(first) - 1)
         for first, second in pairs
         if len(first) > MARGIN and len(second) > MARGIN
     ]
+
+
+def trimmed(values: list[float]) -> float:
+    """The mean without the twentieth at either end."""
+    cut = len(values) // 20
+    return statistics.mean(sorted(values)[cut : len(values) - cut])
 
 
 def report(made: Sequence[Capture]) -> None:
@@ -184,11 +212,17 @@ def report(made: Sequence[Capture]) -> None:
     first = made[0].status
     state = ", ".join(f"{name} {state}" for name, state, _ in first.layers)
     print(f"{len(made)} captures of {first.batches} steps of {step:.2f} ms CPU; {state}")
-    inside = ratios([(before, inside) for _, before, inside, _ in around])
+    inside = ratios([(before, inside) for _, before, inside, _ in around], trimmed)
     line("in the window", inside, "%")
+    parts = [capture.by_layer() for capture in made]
+    for number, name in enumerate(("of those, with operators", "of those, without")):
+        own = [(around[n][1], part[number]) for n, part in enumerate(parts)]
+        line(name, ratios(own), "%")
+        print(f"  {len([1 for part in parts for _ in part[number]])} steps")
     print(f"  in the window of the first         {inside[0]:+8.2f} %")
     line("afterwards", ratios([(before, after) for _, before, _, after in around]), "%")
     line("nothing", ratios([(earlier, before) for earlier, before, _, _ in around]), "%")
+    line("nothing, means", ratios([(earlier, before) for earlier, before, _, _ in around], trimmed), "%")
     starts = [(capture.status.start_stall_ns or 0) / 1e6 for capture in made]
     stops = [(capture.status.stop_stall_ns or 0) / 1e6 for capture in made]
     print(f"  stall of the first start {starts[0]:.1f} ms, of its stop {stops[0]:.1f} ms")
@@ -200,7 +234,9 @@ def report(made: Sequence[Capture]) -> None:
     window = [(c.status.window_ns[1] - c.status.window_ns[0]) / 1e6 for c in made if c.status.window_ns]
     line("window", window, "ms")
     print(f"  profile {statistics.median(capture.status.size for capture in made) / 1e6:.1f} MB")
-    print(f"  {next(reason for name, _, reason in first.layers if name == 'operators')}")
+    for capture in made if VERB else (made[0], made[-1]):
+        reason = next(reason for name, _, reason in capture.status.layers if name == "operators")
+        print(f"  operators: {reason}")
 
 
 def main() -> None:

@@ -1,0 +1,56 @@
+"""A part of a deep capture (`deep.py`): how many batches of the window have operators."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+BUDGET = 0.07  # by which operators may slow the batches of a window, all of them together
+LEAST, KEPT = 4, 32  # batches that a quartile is of
+RUN = 4  # batches with operators, or without, in a row: a batch after one of the others finds cold caches
+
+
+class Share:
+    """Which batches of the window have operators: as many as `BUDGET` allows, spread in runs. An operator costs
+    about 0.3 us, which is nothing beside a kernel and a fifth of a batch of tiny ones. What a batch costs is
+    CPU time of the model thread, compared with batches before the window, and then with those left out.
+    """
+
+    def __init__(self, before: Any) -> None:
+        self.used = 0
+        self.before = [later - earlier for earlier, later in zip(before, before[1:])]
+        self.took: Any = ([], [])  # of batches without operators, and with them
+        self.seen = self.recorded = self.left = 0
+
+    def begin(self) -> Any:
+        self.used = time.thread_time_ns()
+
+    def cost(self) -> Any:
+        """How much longer a batch with operators takes than one without, 0.2 is a fifth; 0 while unknown."""
+        without, recorded = self.took
+        if len(without) < LEAST:
+            without = self.before + without
+        if min(len(without), len(recorded)) < LEAST:
+            return 0.0
+        return quarter(recorded) / max(1, quarter(without)) - 1
+
+    def batch(self, recording: Any) -> Any:
+        """At the end of a batch with or without operators; whether the next one has them."""
+        used = time.thread_time_ns()
+        took = self.took[recording]
+        if self.seen:  # the first one has the profiler's start in it
+            took.append(used - self.used)
+            del took[:-KEPT]
+        self.used = used
+        self.seen += 1
+        self.recorded += recording
+        self.left -= 1
+        if self.left > 0:
+            return recording
+        self.left = RUN
+        return (self.recorded + 1) * self.cost() <= BUDGET * (self.seen + 1)
+
+
+def quarter(values: Any) -> Any:
+    """The lower quartile: what other processes disturb is longer, and prefills are."""
+    return sorted(values)[len(values) // 4]
