@@ -18,6 +18,7 @@ MAX_EVENTS = 200_000
 """Function calls kept in the target: about 30 MB there."""
 
 BEFORE_WINDOW = ("", "waiting", "starting")
+GONE = ("failed", "cancelled", "gone")
 ENDED = ("ready", "failed", "cancelled", "gone")
 
 
@@ -42,6 +43,9 @@ class Dive(Protocol):
     def cancel(self) -> None:
         """Stop it and remove its files; in the thread that polls."""
 
+    def finish(self) -> bool:
+        """End a window whose time is over in an idle engine; in any thread. Whether anything was done."""
+
     def poll(self) -> DeepStatus:
         """How it stands; in the thread that polls. After `fetch` it lets the target free its files."""
 
@@ -63,6 +67,7 @@ class Captured:
         posted: whether the command was posted.
         status: as it was polled last.
         failed: why nothing comes from inside this process; empty while something may.
+        lingers: its part was given up while the profiler runs on: the engine's next batch ends it.
     """
 
     pid: int
@@ -71,6 +76,7 @@ class Captured:
     posted: bool = False
     status: DeepStatus | None = None
     failed: str = ""
+    lingers: bool = False
     fetched: FetchedDeep | None = field(default=None)
 
     @property
@@ -101,6 +107,9 @@ class Captured:
 
     def poll(self) -> None:
         """See how it stands; a failure stays one."""
+        if self.lingers:  # for one poll longer: the batch that ended it is not like others
+            self.lingers = self.phase not in GONE
+            self.status = self.dive.poll()
         if not self.posted or self.over:
             return
         self.status = self.dive.poll()
@@ -117,6 +126,11 @@ class Captured:
             self.dive.cancel()
         except Exception as error:
             self.failed = f"it could not be cancelled: {safe_text(str(error), 200)}"
+
+    def give_up(self, why: str) -> None:
+        """Go on without its part, which ends with the engine's next batch."""
+        self.cancel()
+        self.failed, self.lingers = why, True
 
     def release(self) -> None:
         """Its files are here or lost: the target may forget them."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from prismtop.deepdive import slowdown
 from prismtop.deepdive.cost import Cost
+from prismtop.deepdive.idle import IdleEnd
 from prismtop.deepdive.job import Job
 from prismtop.deepdive.layer import Collector, LayerEvent
 from prismtop.deepdive.merge import WrittenTrace
@@ -42,7 +43,6 @@ ARMED_NS = 600 * SECOND
 """So long an idle engine is waited for."""
 START_NS = 60 * SECOND
 """Kineto's first start takes about 1 s; more than 5 s were seen with CUDA (kineto#542)."""
-WINDOW_GRACE_NS = 10 * SECOND
 EXPORT_NS = 120 * SECOND
 COLLECTORS_NS = 10 * SECOND
 """So long they may take to end once the processes' own parts have."""
@@ -118,6 +118,7 @@ class CaptureRun:
         self._outside = Outside(make, self._spawn)
         self._folder: Path | None = None
         self._preparing = self._spawn("prepare", self._prepare)
+        self._idle_end = IdleEnd(self._spawn)
         self._fetching: Job[None] | None = None
         self._merging: Job[WrittenTrace] | None = None
         self._merged: Job[None] | None = None
@@ -136,7 +137,7 @@ class CaptureRun:
     @property
     def disturbs(self) -> bool:
         """Whether batches cost what the capture makes them cost: in the target, or beside it."""
-        inside = any(each.posted and not each.over for each in self.processes)
+        inside = any((each.posted and not each.over) or each.lingers for each in self.processes)
         merging = self._merging is not None and not self._merging.done
         return inside or merging or not self._outside.stopped
 
@@ -250,10 +251,13 @@ class CaptureRun:
             self._outside.stop()
             self._to(CapturePhase.EXPORTING)
             self._on_exporting(frame)
-        elif self._took_ns() > longest + WINDOW_GRACE_NS:
-            self.end(
-                CapturePhase.FAILED, "the engine did not come to the end of a batch, so nothing was kept."
-            )
+        elif self._took_ns() > longest:
+            open_ones = [each for each in alive if each.phase in (*BEFORE_WINDOW, "capturing")]
+            quiet_ns = self._now_ns - self._busy_ns
+            self._idle_end.advance(open_ones, self._took_ns() - longest, quiet_ns, self._longest_ns())
+
+    def _longest_ns(self) -> int:
+        return max((batch.duration_ns for frame in self._frames for batch in frame.new_batches), default=0)
 
     def _on_exporting(self, frame: Frame) -> None:
         late = self._took_ns() > EXPORT_NS
@@ -395,7 +399,7 @@ class CaptureRun:
         jobs = [job for job in (self._preparing, self._fetching, self._merging) if job is not None]
         ended = all(each.over or each.phase == "ready" for each in self.processes)
         late = self._now_ns - self._since_ns > LEAVE_NS
-        return (ended and self._outside.stopped and all(job.done for job in jobs)) or late
+        return (ended and self._outside.stopped and self._idle_end.done and all(job.done for job in jobs)) or late
 
     def _clean(self) -> None:
         """Remove what nobody needs, as soon as nobody uses it."""

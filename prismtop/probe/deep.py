@@ -32,6 +32,7 @@ FORKED = 4  # agent.FORKED
 BATCHES = 22  # agent.W_GUEST_COUNT
 FOLDER, PROFILE = "prismtop-deep-", "profile.json"
 OURS = "<prismtop>"  # file name of the probe's own code
+OWN = ("_prismtop_probe", "_prismtop_deep")  # names of its modules
 
 
 class Guest:
@@ -129,6 +130,22 @@ class Guest:
             return True
         self.stop()
         return False
+
+    def finish(self) -> Any:
+        """The window's time is over and no batch comes to end it: from a pending call on the main thread, which
+        may have interrupted anything."""
+        if self.phase != "capturing" or self.ending is not None or get_ident() != self.thread:
+            return
+        if time.monotonic_ns() - self.begin < self.options["max_ns"]:
+            return
+        frame: Any = sys._getframe(1)
+        while frame is not None:  # in a batch, or in the probe itself
+            code = frame.f_code
+            if code.co_filename == OURS and (code.co_name == "_pt_w" or frame.f_globals.get("__name__") in OWN):
+                return
+            frame = frame.f_back
+        if self.operators is None or not self.operators.capturing_graph():
+            self.stop()
 
     def start(self) -> Any:
         t0 = time.monotonic_ns()

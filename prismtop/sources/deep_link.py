@@ -21,6 +21,7 @@ from prismtop.safe_text import safe_text
 from prismtop.sources.deep_events import unpacked
 from prismtop.sources.deep_facts import DeepFacts, facts_of
 from prismtop.sources.deep_files import created, free, opened, owner_here, swept
+from prismtop.sources.deep_finish import finish_idle
 from prismtop.sources.payload import compile_for
 from prismtop.sources.probe_link import ProbeLink
 from prismtop.sources.ring import NOT_PARSED
@@ -197,6 +198,12 @@ class DeepLink:
             return  # somebody else's command: it must not be lost
         self._released = True
         ring.command(agent.OP_CANCEL)
+
+    def finish(self) -> bool:
+        """End a window whose time is over while the engine is idle, so that no batch ends it; any thread. See
+        `prismtop.sources.deep_finish`: it returns whether anything was done, and takes up to a second.
+        """
+        return self._status.phase == "capturing" and finish_idle(self._link, self._status.thread)
 
     def poll(self) -> DeepStatus:
         """How it stands; in the thread that polls the link. Cheap."""

@@ -143,6 +143,16 @@ def detach_body(nonce: str) -> str:
     )
 
 
+def finish_body(nonce: str) -> str:
+    """Source that ends the window of the deep capture of that attach, when its time is over."""
+    return (
+        "import sys\n"
+        f"_m = sys.modules.get({agent.MODULE!r})\n"
+        f"if _m is not None and _m.AGENT.config['nonce'] == {nonce!r} and _m.AGENT.guest is not None:\n"
+        "    _m.AGENT.guest.finish()\n"
+    )
+
+
 _SLOW_STARTER = """_ns = {'__name__': '_prismtop_probe'}
 exec(compile(__data__, '<prismtop>', 'exec'), _ns)
 _ns['start'](%r, _ns['BUILDERS'])

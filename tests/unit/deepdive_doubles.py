@@ -79,6 +79,13 @@ class FakeDive:
     def cancel(self) -> None:
         self.calls.append("cancel")
 
+    def finish(self) -> bool:
+        self.calls.append("finish")
+        if self.world.finishes:
+            self.world.script = script(START)[3:]
+            self.polled = 0
+        return self.world.finishes
+
     def poll(self) -> DeepStatus:
         if self.world.poll_fails:
             raise RuntimeError("the ring is not there")
@@ -139,6 +146,7 @@ class World:
         self.script = script(START)
         self.statuses: dict[int, list[DeepStatus]] = {}
         self.obeys = True
+        self.finishes = False
         self.prepare_fails = self.fetch_fails = self.poll_fails = False
         self.collector_fails: tuple[str, ...] = ()
         self.write_fails = False

@@ -174,7 +174,6 @@ def test_a_probe_that_is_itself_only_armed_is_waited_for(world: World) -> None:
     [
         ([DeepStatus("waiting")], run.ARMED_NS, "no request"),
         ([DeepStatus("starting")], run.START_NS, "did not start"),
-        ([DeepStatus("capturing")], 10 * SECOND + run.WINDOW_GRACE_NS, "did not come to the end of a batch"),
     ],
 )
 def test_every_phase_in_the_target_has_an_end(
@@ -188,6 +187,69 @@ def test_every_phase_in_the_target_has_an_end(
     assert capture is not None
     assert (capture.phase, sentence in capture.error) == (CapturePhase.FAILED, True)
     assert world.dives[-1].calls[-1] == "cancel"
+
+
+def until_idle(world: World) -> Capture:
+    """A capture whose engine has its last batch early in the window: as its time is over."""
+    world.script = [DeepStatus("capturing", 20, 77)]
+    world.start(max_s=10.0)
+    world.tick()
+    world.tick()
+    capture = world.tick(0, idle_s=10.1)
+    assert capture is not None
+    assert capture.phase is CapturePhase.CAPTURING
+    return capture
+
+
+def test_a_window_whose_engine_became_idle_is_ended_from_outside(world: World) -> None:
+    world.finishes = True
+    until_idle(world)
+    capture = world.tick(0, idle_s=0.1)
+    while capture is not None and not capture.phase.final:
+        capture = world.tick(0, idle_s=0.1)
+    assert capture is not None
+    assert (capture.phase, state(capture, "operators")) == (CapturePhase.DONE, LayerState.ON)
+    assert world.dives[-1].calls == ["prepare", "start", "finish", "fetch"]
+
+
+def test_what_only_the_next_batch_can_end_is_given_up_within_a_second(world: World) -> None:
+    until_idle(world)
+    capture = world.tick(0, idle_s=0.6)
+    capture = world.tick(0, idle_s=0.2)
+    assert capture is not None
+    assert capture.phase is CapturePhase.DONE
+    assert (state(capture, "operators"), state(capture, "scheduler")) == (LayerState.OFF, LayerState.PARTIAL)
+    assert "idle" in reason(capture, "operators")
+    assert world.dives[-1].calls == ["prepare", "start", "finish", "cancel"]
+
+
+def test_batches_are_disturbed_until_the_profiler_that_was_given_up_is_stopped(world: World) -> None:
+    world.obeys = False
+    until_idle(world)
+    world.tick(0, idle_s=0.6)
+    world.tick(0, idle_s=0.2)
+    assert world.deepdive.disturbs
+    world.obeys = True
+    world.tick(1)
+    assert world.deepdive.disturbs  # this batch was
+    world.tick(1)
+    assert not world.deepdive.disturbs
+
+
+def test_a_batch_that_is_longer_than_the_window_is_waited_for_a_while(world: World) -> None:
+    world.tick(1, ms=60_000)
+    world.script = [DeepStatus("capturing", 1, 77)]
+    world.start(max_s=10.0)
+    world.tick(1)
+    world.tick(0, idle_s=10.5)
+    capture = world.tick(0, idle_s=9.0)
+    assert capture is not None
+    assert capture.phase is CapturePhase.CAPTURING
+    world.tick(0, idle_s=2.0)
+    capture = world.tick(0, idle_s=0.1)
+    assert capture is not None
+    assert capture.phase is CapturePhase.DONE
+    assert "did not come to the end of a batch" in reason(capture, "operators")
 
 
 def test_a_profile_that_never_comes_leaves_the_other_layers(world: World) -> None:
