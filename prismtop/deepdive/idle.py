@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from prismtop.deepdive.job import Job
 from prismtop.deepdive.process import Captured
+from prismtop.model import Frame
 
 SECOND = 1_000_000_000
 LATE_NS = 700_000_000
@@ -38,15 +39,18 @@ class IdleEnd:
         """Whether no job runs."""
         return all(job.done for job in self._jobs)
 
-    def advance(self, processes: Sequence[Captured], over_ns: int, quiet_ns: int, longest_ns: int) -> None:
+    def advance(
+        self, processes: Sequence[Captured], over_ns: int, quiet_ns: int, frames: Sequence[Frame]
+    ) -> None:
         """See to it that the window ends.
 
         Args:
             processes: in which it has not ended.
             over_ns: since its time was over.
             quiet_ns: since the end of the last batch.
-            longest_ns: that a batch took.
+            frames: of the last seconds: no batch of theirs took as long as an idle engine is quiet.
         """
+        longest_ns = max((batch.duration_ns for frame in frames for batch in frame.new_batches), default=0)
         if quiet_ns > max(IDLE_NS, longest_ns):
             if not self._jobs:
                 self._jobs = [self._job(each) for each in processes]

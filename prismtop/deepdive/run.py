@@ -252,12 +252,10 @@ class CaptureRun:
             self._to(CapturePhase.EXPORTING)
             self._on_exporting(frame)
         elif self._took_ns() > longest:
-            open_ones = [each for each in alive if each.phase in (*BEFORE_WINDOW, "capturing")]
-            quiet_ns = self._now_ns - self._busy_ns
-            self._idle_end.advance(open_ones, self._took_ns() - longest, quiet_ns, self._longest_ns())
-
-    def _longest_ns(self) -> int:
-        return max((batch.duration_ns for frame in self._frames for batch in frame.new_batches), default=0)
+            still = [each for each in alive if each.phase in (*BEFORE_WINDOW, "capturing")]
+            self._idle_end.advance(
+                still, self._took_ns() - longest, self._now_ns - self._busy_ns, self._frames
+            )
 
     def _on_exporting(self, frame: Frame) -> None:
         late = self._took_ns() > EXPORT_NS
@@ -397,9 +395,9 @@ class CaptureRun:
 
     def _left(self) -> bool:
         jobs = [job for job in (self._preparing, self._fetching, self._merging) if job is not None]
-        ended = all(each.over or each.phase == "ready" for each in self.processes)
+        ended = all(each.over or each.phase == "ready" for each in self.processes) and self._idle_end.done
         late = self._now_ns - self._since_ns > LEAVE_NS
-        return (ended and self._outside.stopped and self._idle_end.done and all(job.done for job in jobs)) or late
+        return (ended and self._outside.stopped and all(job.done for job in jobs)) or late
 
     def _clean(self) -> None:
         """Remove what nobody needs, as soon as nobody uses it."""

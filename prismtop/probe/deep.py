@@ -131,7 +131,7 @@ class Guest:
         self.stop()
         return False
 
-    def finish(self) -> Any:
+    def close_window(self) -> Any:
         """The window's time is over and no batch comes to end it: from a pending call on the main thread, which
         may have interrupted anything."""
         if self.phase != "capturing" or self.ending is not None or get_ident() != self.thread:
@@ -141,7 +141,9 @@ class Guest:
         frame: Any = sys._getframe(1)
         while frame is not None:  # in a batch, or in the probe itself
             code = frame.f_code
-            if code.co_filename == OURS and (code.co_name == "_pt_w" or frame.f_globals.get("__name__") in OWN):
+            if code.co_filename == OURS and (
+                code.co_name == "_pt_w" or frame.f_globals.get("__name__") in OWN
+            ):
                 return
             frame = frame.f_back
         if self.operators is None or not self.operators.capturing_graph():

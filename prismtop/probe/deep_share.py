@@ -11,9 +11,10 @@ RUN = 4  # batches with operators, or without, in a row: a batch after one of th
 
 
 class Share:
-    """Which batches of the window have operators: as many as `BUDGET` allows, spread in runs. An operator costs
-    about 0.3 us, which is nothing beside a kernel and a fifth of a batch of tiny ones. What a batch costs is
-    CPU time of the model thread, compared with batches before the window, and then with those left out.
+    """Which batches of the window have operators: as many as `BUDGET` allows, spread in runs. An operator
+    costs about 0.3 us, which is nothing beside a kernel and a fifth of a batch of tiny ones. What a batch
+    costs is CPU time of the model thread, compared with batches before the window, and then with those left
+    out.
     """
 
     def __init__(self, before: Any) -> None:

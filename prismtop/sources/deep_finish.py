@@ -1,9 +1,9 @@
-"""Ends the window of a deep capture from outside, in an engine that has become idle: no batch will come to end
-it there.
+"""Ends the window of a deep capture from outside, in an engine that has become idle: no batch will come to
+end it there.
 
-PyTorch's profiler must be stopped on the thread that started it. Code can be brought to run on the main thread
-only (a pending call), so this is for engines whose main thread runs the model. With every other the window
-stays open until the next batch, which ends it.
+PyTorch's profiler must be stopped on the thread that started it. Code can be brought to run on the main
+thread only (a pending call), so this is for engines whose main thread runs the model. With every other the
+window stays open until the next batch, which ends it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import secrets
 from prismtop.attach.handshake import Handshake
 from prismtop.attach.ladder import free_scratch, inject, withdraw
 from prismtop.attach.payload import safe_template
+from prismtop.attach.process import thread_syscall
 from prismtop.attach.ptrace_inject import mark_read
 from prismtop.errors import PrismtopError
 from prismtop.sources.payload import finish_body
 from prismtop.sources.probe_link import ProbeLink
 
-TIMEOUT_S = 0.4
+TIMEOUT_S = 0.5
+_FUTEX = 202
+"""System call on x86-64."""
 
 
 def finish_idle(link: ProbeLink, thread: int) -> bool:
@@ -34,7 +37,7 @@ def finish_idle(link: ProbeLink, thread: int) -> bool:
         Whether it ran; what it came to shows in the capture's status.
     """
     target = link.target
-    if thread not in (target.ns_pid or link.pid, link.pid):
+    if thread not in (target.ns_pid or link.pid, link.pid) or not _would_run(link.pid):
         return False
     nonce = secrets.token_hex(8)
     try:
@@ -54,3 +57,11 @@ def finish_idle(link: ProbeLink, thread: int) -> bool:
     except PrismtopError:
         return False
     return True
+
+
+def _would_run(pid: int) -> bool:
+    """Whether the main thread would run a pending call soon: it runs, or it waits for a lock, which can be
+    ended. Out of another wait nothing brings it, and the queued call would stay behind.
+    """
+    waits = thread_syscall(pid, pid)
+    return waits is None or waits[0] == _FUTEX

@@ -16,7 +16,8 @@ and printed are median and quartiles over the captures. Stalls at start and stop
 measurement (CLOCK_MONOTONIC); what the export did is the longest step between the end of the window and the
 end of the export. The default is a step of about 1 ms; `--rows 64 --context 768` makes one of 10 ms. An
 operator event costs the engine about 0.3 us: a step of 590 of them, as here, is slowed by 0.17 ms, however
-long it is; so steps of 1 ms have operators in some only. `--python` captures Python functions instead of operators.
+long it is; so steps of 1 ms have operators in some only. `--python` captures Python functions instead of
+operators.
 """
 
 from __future__ import annotations
@@ -45,7 +46,6 @@ from prismtop.targets.profiles import load_profiles  # noqa: E402
 from tests.integration.deep import links_of  # noqa: E402
 from tests.integration.engines import ENGINES, PROFILE, write_profile  # noqa: E402
 
-VERB = bool(os.environ.get('VERB'))
 MARGIN = 5
 """Steps left out at each edge of a window: they hold the stalls."""
 
@@ -234,7 +234,7 @@ def report(made: Sequence[Capture]) -> None:
     window = [(c.status.window_ns[1] - c.status.window_ns[0]) / 1e6 for c in made if c.status.window_ns]
     line("window", window, "ms")
     print(f"  profile {statistics.median(capture.status.size for capture in made) / 1e6:.1f} MB")
-    for capture in made if VERB else (made[0], made[-1]):
+    for capture in made[0], made[-1]:
         reason = next(reason for name, _, reason in capture.status.layers if name == "operators")
         print(f"  operators: {reason}")
 

@@ -247,6 +247,30 @@ def test_a_detach_of_an_idle_engine_ends_the_capture_first(tmp_path: Path) -> No
         assert engine.ask("watched")["python"] == "None"
 
 
+def test_the_time_of_a_window_is_over_in_an_idle_engine_too(tmp_path: Path) -> None:
+    with scripted(tmp_path, "3.11", "idle") as engine:
+        before = engine.state()
+        with attached(engine) as session:
+            engine.ask("work 20")
+            while not links_of(session)[0].status.base_ns:
+                session.tick()
+            dive = dive_into(session, batches=1000, max_s=2.0)
+            engine.ask("work 5")
+            assert phase_reached(session, dive, "capturing")
+            time.sleep(0.2)
+            assert dive.finish()
+            assert dive.poll().phase == "capturing"  # its time is not over
+            time.sleep(2)
+            assert dive.poll().phase == "capturing"
+            assert dive.finish()
+            status = phase_reached(session, dive, "ready")
+            assert dive.fetch(tmp_path).events is not None
+            dive.poll()
+            engine.ask("work 2")
+        assert status.window_ns is not None
+        assert untouched(engine, before)
+
+
 RAISING = """
 class Guest:
     def __init__(self, agent, options):
