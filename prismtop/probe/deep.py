@@ -132,8 +132,8 @@ class Guest:
         return False
 
     def close_window(self) -> Any:
-        """The window's time is over and no batch comes to end it: from a pending call on the main thread, which
-        may have interrupted anything."""
+        """The window's time is over and no batch comes to end it: from a pending call on the main thread,
+        which may have interrupted anything."""
         if self.phase != "capturing" or self.ending is not None or get_ident() != self.thread:
             return
         if time.monotonic_ns() - self.begin < self.options["max_ns"]:

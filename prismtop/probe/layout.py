@@ -27,7 +27,7 @@ CAP = 512
 W_MAGIC, W_VERSION, W_RECORD, W_CAPACITY, W_PID, W_MONO, W_REAL, W_STATE = range(8)
 W_HEARTBEAT, W_COMMAND, W_OP, W_ARG, W_ACK, W_STATUS_SEQ, W_STATUS_LEN, W_FAULTS = range(8, 16)
 W_MONITOR, W_LEASE, W_CUT, W_NAMESPACE = range(16, 20)
-W_GUEST_SEQ, W_GUEST_LEN, W_GUEST_COUNT = range(20, 23)
+W_GUEST_SEQ, W_GUEST_LEN, W_GUEST_COUNT, W_GUEST_CALLED = range(20, 24)
 W_COSTS = 128  # one word per hook number: median cost in ns of what it does beside the hooked call
 BOUNDARY = 64  # the word after them: of looking at the mailbox at a batch boundary
 

@@ -149,6 +149,7 @@ def finish_body(nonce: str) -> str:
         "import sys\n"
         f"_m = sys.modules.get({agent.MODULE!r})\n"
         f"if _m is not None and _m.AGENT.config['nonce'] == {nonce!r} and _m.AGENT.guest is not None:\n"
+        f"    _m.AGENT.q[{agent.W_GUEST_CALLED}] += 1\n"
         "    _m.AGENT.guest.close_window()\n"
     )
 

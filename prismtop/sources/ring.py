@@ -229,6 +229,11 @@ class Ring:
         """Batch boundaries that the deep capture has seen in its window."""
         return int(self._words[agent.W_GUEST_COUNT])
 
+    @property
+    def guest_called(self) -> int:
+        """How often code from outside has asked the deep capture to close its window."""
+        return int(self._words[agent.W_GUEST_CALLED])
+
     def guest_number(self) -> int:
         """Changes when the deep capture says something new; odd while it is being written."""
         return int(self._words[agent.W_GUEST_SEQ])

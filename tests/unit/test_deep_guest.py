@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from prismtop.probe import agent, deep
+from prismtop.probe import agent, deep, deep_share
 
 OPTIONS = {
     "batches": 3,
@@ -284,6 +284,92 @@ def test_a_child_asks_nothing_of_the_device(torch: FakeTorch) -> None:
     assert torch.calls[3:] == ["record_function False"]
     assert len(probe.told) == told  # the status is its parent's
     assert "TEARDOWN_CUPTI" not in os.environ
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, before: int, with_operators: int, without: int) -> Any:
+    """A guest whose thread's clock goes on by so many microseconds a batch, as the recording goes."""
+    used = [0]
+    monkeypatch.setattr(time, "thread_time_ns", lambda: used[0])
+    guest = deep.Guest(Probe(), {**OPTIONS, "gpu": False, "batches": 51, "compare": 6})
+
+    def batch() -> None:
+        if guest.phase != "capturing":
+            used[0] += 1000 * before
+        else:
+            used[0] += 1000 * (without if guest.operators.silent else with_operators)
+        guest.tick(time.monotonic_ns())
+
+    while guest.phase in ("waiting", "starting", "capturing"):
+        batch()
+    end = time.monotonic() + 60
+    while guest.phase != "ready":
+        assert time.monotonic() < end, guest.error
+        time.sleep(0.001)
+    assert guest.end("cancelled")
+    return guest
+
+
+def test_operators_that_cost_much_are_left_out_of_most_batches(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = clocked(monkeypatch, before=1000, with_operators=1200, without=1000)
+    share = guest.operators.share
+    assert share.cost() == pytest.approx(0.2)
+    assert share.recorded / share.seen * 0.2 <= deep_share.BUDGET + 0.01
+    assert share.recorded >= 10
+    name, state, reason = guest.operators.layers()[0]
+    assert (name, state) == ("operators", "partial")
+    assert reason.startswith(f"in {share.recorded} of 51 batches: one takes 20 % longer with them")
+    assert torch.calls.count("record_function False") == torch.calls.count("record_function True") >= 2
+    assert torch.calls[-1] == "disable"  # after the last of them
+
+
+def test_operators_that_cost_little_are_in_every_batch(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = clocked(monkeypatch, before=1000, with_operators=1030, without=1000)
+    assert guest.operators.layers()[0][1] == "on"
+    assert "record_function False" not in torch.calls
+
+
+def test_a_load_that_became_heavier_is_not_taken_for_their_cost(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = clocked(monkeypatch, before=1000, with_operators=3030, without=3000)
+    share = guest.operators.share
+    assert 0 < len(guest.operators.gaps) <= 3  # it takes some without them to see that
+    assert guest.operators.layers()[0][1] == "partial"
+    assert share.recorded > 20
+
+
+def test_a_window_is_closed_from_outside_when_its_time_is_over_and_not_before(
+    torch: FakeTorch,
+) -> None:
+    guest = deep.Guest(Probe(), {**OPTIONS, "batches": 100})
+    for _ in range(3):
+        guest.tick(time.monotonic_ns())
+    guest.close_window()
+    assert guest.phase == "capturing"
+    guest.options["max_ns"] = 0
+    elsewhere = threading.Thread(target=guest.close_window)
+    elsewhere.start()
+    elsewhere.join()
+    assert guest.phase == "capturing"  # the profiler ends on the thread that started it
+    inside: dict[str, Any] = {"guest": guest}
+    code = "def _pt_w():\n    guest.close_window()\n_pt_w()\n"
+    exec(compile(code, deep.OURS, "exec"), inside)
+    assert guest.phase == "capturing"  # in the middle of a batch
+    torch.capturing = True
+    guest.close_window()
+    assert guest.phase == "capturing"
+    torch.capturing = False
+    guest.close_window()
+    assert guest.phase in ("exporting", "ready")
+    assert "disable" in torch.calls
+    assert not guest.tick(time.monotonic_ns())
+    while guest.phase != "ready":
+        time.sleep(0.001)
+    assert guest.end("cancelled")
 
 
 def test_a_full_temporary_folder_is_not_filled_further(
