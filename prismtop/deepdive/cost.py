@@ -1,4 +1,4 @@
-"""What one capture costs its target: medians before, in and after its window."""
+"""What one capture costs its target: means before, in and after its window."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Cost:
 
     @property
     def before_ms(self) -> float | None:
-        """Median before, of work like that of the window."""
-        return slowdown.median_ms(slowdown.comparable(self.inside or self._before, self._before)[1])
+        """Mean before, of work like that of the window."""
+        return slowdown.mean_ms(slowdown.comparable(self.inside or self._before, self._before)[1])
 
     @property
     def during_ms(self) -> float | None:
-        """Median in the window."""
-        return slowdown.median_ms(slowdown.comparable(self.inside, self._before)[0])
+        """Mean in the window."""
+        return slowdown.mean_ms(slowdown.comparable(self.inside, self._before)[0])
 
     def take(self, frame: Frame, since_ns: int) -> bool:
         """Gather batches that began after `since_ns`; True once, when the verdict is there."""
@@ -64,5 +64,5 @@ class Cost:
             self._after, self._from_ns = [], frame.time_ns
             return False
         self._told = True
-        self.after_ms, self.residual = slowdown.median_ms(after), slower
+        self.after_ms, self.residual = slowdown.mean_ms(after), slower
         return True

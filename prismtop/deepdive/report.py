@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prismtop.model import Capture, CapturePhase, Layer, LayerState
 from prismtop.safe_text import safe_text
 
-SLOWDOWN = "batches take about a tenth longer in the window, those of 1 ms about a fifth"
+SLOWDOWN = "batches take up to a tenth longer in the window"
 
 _PHASES = {
     CapturePhase.PREPARING: "preparing",
@@ -93,7 +93,7 @@ def cost_lines(capture: Capture) -> list[str]:
     before, during = capture.before_ms, capture.during_ms
     if before and during:
         share = f"{(during / before - 1) * 100:+.1f} %"
-        made.append(f"median batch {_ms(before)} before, {_ms(during)} in the window ({share})")
+        made.append(f"mean batch {_ms(before)} before, {_ms(during)} in the window ({share})")
     elif capture.phase is CapturePhase.DONE:
         made.append("slowdown n/a: too few batches of the same kind before the window, or in it")
     residual = residual_text(capture)
@@ -106,7 +106,7 @@ def residual_text(capture: Capture) -> str:
     """Whether the engine is as fast again; empty while it is not known."""
     if capture.phase is not CapturePhase.DONE or (capture.after_ms is None and capture.residual is None):
         return ""
-    after = f"median batch {_ms(capture.after_ms)} afterwards" if capture.after_ms else "afterwards"
+    after = f"mean batch {_ms(capture.after_ms)} afterwards" if capture.after_ms else "afterwards"
     if capture.residual is None:
         return f"{after}: whether a slowdown has stayed cannot be told (too few, or too different batches)"
     if not capture.residual:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import sqrt
-from statistics import median
+from statistics import fmean, median
 
 from prismtop.model import Batch, Mode, ModelState
 
@@ -47,10 +47,13 @@ def comparable(*groups: Sequence[Batch]) -> tuple[tuple[Batch, ...], ...]:
     return tuple(same if all(len(group) >= LEAST for group in same) else alike)
 
 
-def median_ms(batches: Sequence[Batch]) -> float | None:
-    """Median cost; None of too few."""
-    costs = [cost for batch in batches if (cost := cost_ns(batch))]
-    return median(costs) / 1e6 if len(costs) >= LEAST else None
+def mean_ms(batches: Sequence[Batch]) -> float | None:
+    """Mean cost without the twentieth at either end; None of too few. In a window some batches have operators
+    and some have not: the median would be that of one kind.
+    """
+    costs = sorted(cost for batch in batches if (cost := cost_ns(batch)))
+    cut = len(costs) // 20
+    return fmean(costs[cut : len(costs) - cut]) / 1e6 if len(costs) >= LEAST else None
 
 
 def slower(before: Sequence[Batch], after: Sequence[Batch]) -> bool | None:

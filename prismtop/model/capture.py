@@ -90,8 +90,9 @@ class Capture:
         expected_stall_ms: how long the engine is expected to stand still, start and stop together; None
             unknown.
         stall_ms: longest measured stall of a captured process at start and stop together; None not measured.
-        before_ms, during_ms, after_ms: median time of a batch (start to start while busy), before the window,
-            in it without its start and stop, and after it; None where there were too few batches.
+        before_ms, during_ms, after_ms: mean time of a batch (start to start while busy; without the twentieth
+            at either end), before the window, in it without its start and stop, and after it; None where
+            there were too few batches.
         residual: whether batches cost measurably more after it than before; None while it is not tested, or
             where it cannot be told. It and `after_ms` come after the trace is written.
         path: the merged trace once it is on disk.

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from prismtop.deepdive.cost import Cost
-from prismtop.deepdive.slowdown import comparable, mann_whitney_z, median_ms, slower, within
+from prismtop.deepdive.slowdown import comparable, mann_whitney_z, mean_ms, slower, within
 from prismtop.model import Batch, Mode, Prediction, Workload
 from tests.factories import MS, make_batch, make_frame
 
@@ -85,7 +85,7 @@ def test_only_batches_of_the_same_kind_are_compared() -> None:
     window = batches([8.0] * 10)
     history = batches([8.0] * 10) + batches([30.0] * 40, mode=Mode.PREFILL) + batches([4.0] * 40, size=2)
     _, alike = comparable(window, history)
-    assert (len(alike), median_ms(alike)) == (10, 8.0)
+    assert (len(alike), mean_ms(alike)) == (10, 8.0)
 
 
 def test_other_sizes_are_taken_when_there_are_too_few_of_the_same() -> None:
@@ -96,7 +96,7 @@ def test_other_sizes_are_taken_when_there_are_too_few_of_the_same() -> None:
 
 def test_a_batch_after_an_idle_gap_says_nothing() -> None:
     made = [replace(batch, period_ns=None) for batch in batches([8.0] * 10)]
-    assert median_ms(made) is None
+    assert mean_ms(made) is None
 
 
 def test_a_batch_that_holds_the_start_of_the_profiler_is_not_in_the_window() -> None:

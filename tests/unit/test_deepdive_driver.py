@@ -114,7 +114,9 @@ def test_a_slowdown_that_goes_away_has_not_stayed(world: World) -> None:
     for _ in range(40):
         capture = world.tick(ms=8.0, idle_s=0.3)
     assert capture is not None
-    assert (capture.residual, capture.after_ms) == (False, pytest.approx(8.0))
+    assert capture.residual is False
+    assert capture.after_ms is not None
+    assert 8.0 <= capture.after_ms < 8.2  # a mean, which has some of the slow ones in it
 
 
 def test_an_engine_as_fast_as_before_has_no_slowdown(world: World) -> None:

@@ -64,7 +64,7 @@ def test_the_result_has_the_file_and_what_it_cost() -> None:
     assert report.result_lines(DONE) == [
         "50 batches in /t/x.json.gz (4.8 MB)",
         "the engine stood still for 1,042 ms at start and stop",
-        "median batch 8 ms before, 8.8 ms in the window (+10.0 %)",
+        "mean batch 8 ms before, 8.8 ms in the window (+10.0 %)",
         "clocks agree to 3.9 us",
     ]
 
@@ -78,9 +78,9 @@ def test_what_was_not_measured_is_said() -> None:
 @pytest.mark.parametrize(
     ("after", "residual", "sentence"),
     [
-        (8.1, False, "median batch 8.1 ms afterwards: no slowdown has stayed"),
-        (9.6, True, "median batch 9.6 ms afterwards: a slowdown of 20 % HAS STAYED"),
-        (9.6, None, "median batch 9.6 ms afterwards: whether a slowdown has stayed cannot be told"),
+        (8.1, False, "mean batch 8.1 ms afterwards: no slowdown has stayed"),
+        (9.6, True, "mean batch 9.6 ms afterwards: a slowdown of 20 % HAS STAYED"),
+        (9.6, None, "mean batch 9.6 ms afterwards: whether a slowdown has stayed cannot be told"),
         (None, None, ""),
     ],
 )
