@@ -108,13 +108,12 @@ class Guest:
 
     def compares(self, now: Any) -> Any:
         """Whether another batch is looked at before the window; as in it, at one place."""
-        wanted = self.options.get("compare", 0)
-        if not wanted or not self.options["operators"] or "torch" not in sys.modules:
+        if not self.options["compare"] or not self.options["operators"] or "torch" not in sys.modules:
             return False
         self.first = self.first or now
         used = self.before.setdefault(boundary_place(sys._getframe(1)), [])
         used.append(time.thread_time_ns())
-        return len(used) <= wanted and now - self.first < BEFORE_NS
+        return len(used) <= self.options["compare"] and now - self.first < BEFORE_NS
 
     def boundary(self, now: Any) -> Any:
         """Count per place that boundaries come from: some batches have several."""
@@ -173,7 +172,7 @@ class Guest:
                 self.calls.refused = "the profiler's own stacks take its place"
         self.pauses.start()
         if self.before and self.operators is not None:
-            self.operators.share = Share(max(self.before.values(), key=len))
+            self.operators.share = Share(max(self.before.values(), key=len), self.options["budget"])
             self.operators.share.begin()
         self.begin = time.monotonic_ns()
         self.start_stall = self.begin - t0

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from typing import Any
 
-BUDGET = 0.07  # by which operators may slow the batches of a window, all of them together
 LEAST, KEPT = 4, 32  # batches that a quartile is of
+MOST = 0.3  # a larger cost is not theirs: threads that spin while they wait have any CPU time
 RUN = 4  # batches with operators, or without, in a row: a batch after one of the others finds cold caches
 
 
 class Share:
-    """Which batches of the window have operators: as many as `BUDGET` allows, spread in runs. An operator
+    """Which batches of the window have operators: as many as a budget allows, spread in runs. An operator
     costs about 0.3 us, which is nothing beside a kernel and a fifth of a batch of tiny ones. What a batch
     costs is CPU time of the model thread, compared with batches before the window, and then with those left
     out.
     """
 
-    def __init__(self, before: Any) -> None:
+    def __init__(self, before: Any, budget: Any) -> None:
+        self.budget = budget
         self.used = 0
         self.before = [later - earlier for earlier, later in zip(before, before[1:])]
         self.took: Any = ([], [])  # of batches without operators, and with them
@@ -49,7 +50,7 @@ class Share:
         if self.left > 0:
             return recording
         self.left = RUN
-        return (self.recorded + 1) * self.cost() <= BUDGET * (self.seen + 1)
+        return (self.recorded + 1) * min(self.cost(), MOST) <= self.budget * (self.seen + 1)
 
 
 def quarter(values: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a deep capture costs the engine that is captured. Prints figures; asserts nothing.
 
-    python tests/bench/bench_deepdive.py [--captures 12] [--batches 50] [--rows 24] [--context 64] [--python]
+    python tests/bench/bench_deepdive.py [--captures 12] [--batches 50] [--rows 24] [--context 64]
+                                           [--python] [--budget 0.07]
 
 A process of the transformers engine's Python (install.sh hf) decodes with a real Qwen3 model, one thread,
 without a pause. It is captured again and again. For each capture the CPU time of the model thread per step
@@ -39,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from prismtop.session import Session  # noqa: E402
-from prismtop.sources.deep_link import DeepLink, DeepOptions, DeepStatus  # noqa: E402
+from prismtop.sources.deep_link import BUDGET, DeepLink, DeepOptions, DeepStatus  # noqa: E402
 from prismtop.sources.live import AttachOptions, attach  # noqa: E402
 from prismtop.targets.discovery import group_of  # noqa: E402
 from prismtop.targets.profiles import load_profiles  # noqa: E402
@@ -248,9 +249,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--python", action="store_true")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="0: operators in every step")
     chosen = parser.parse_args()
     options = DeepOptions(
-        chosen.batches, 60.0, not chosen.python, chosen.python, gpu=False, stacks=False, max_events=200_000
+        chosen.batches,
+        60.0,
+        not chosen.python,
+        chosen.python,
+        gpu=False,
+        stacks=False,
+        max_events=200_000,
+        budget=chosen.budget,
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -22,7 +22,14 @@ from prismtop.sources.probe_link import ProbeLink
 from tests.integration.engines import ROOT, ScriptedEngine
 
 OPTIONS = DeepOptions(
-    batches=50, max_s=30.0, operators=True, python=True, gpu=False, stacks=False, max_events=100_000
+    batches=50,
+    max_s=30.0,
+    operators=True,
+    python=True,
+    gpu=False,
+    stacks=False,
+    max_events=100_000,
+    budget=0,  # nothing is left out of what is compared with what was done
 )
 PHASES = ("", "waiting", "starting", "capturing", "exporting", "ready", "failed", "cancelled", "gone")
 FINAL = ("ready", "failed", "cancelled", "gone")

@@ -100,6 +100,30 @@ def check_profile(status: DeepStatus, profile: dict[str, Any], batches: int) -> 
     assert layer(status, "gpu") == ("off", "not asked for")
 
 
+def test_batches_without_operators_are_told_where_the_others_cost_too_much(
+    engine: ScriptedEngine, before: dict[str, Any], tmp_path: Path
+) -> None:
+    with attached(engine) as session:
+        dive = dive_into(session, batches=60, python=False, budget=1e-9)
+        status = phase_reached(session, dive, "ready")
+        found = dive.fetch(tmp_path)
+        dive.poll()
+    assert found.events is not None
+    lines = [json.loads(line) for line in found.events.read_text().splitlines()]
+    gaps = [(line["t0"], line["t0"] + line["dur"]) for line in lines if line["layer"] == "unrecorded"]
+    profile = profile_of(found)
+    offset = monotonic_offset_ns(profile)
+    made = [e for e in profile["traceEvents"] if e.get("ph") == "X" and e["name"] == "aten::linear"]
+    times = [int(e["ts"] * 1000) + offset for e in made]
+    assert gaps
+    assert 0 < len(times) < 50 * LAYERS
+    assert not [at for at in times if any(start < at < end for start, end in gaps)]
+    state, reason = layer(status, "operators")
+    assert (state, reason.split()[0], reason.split()[2:5]) == ("partial", "in", ["of", "60", "batches:"])
+    assert engine.ask("watched") == OFF
+    assert untouched(engine, before, but=KINETO)
+
+
 def test_operators_can_have_their_python_stacks(
     engine: ScriptedEngine, before: dict[str, Any], tmp_path: Path
 ) -> None:

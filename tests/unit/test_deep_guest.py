@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from prismtop.probe import agent, deep, deep_share
+from prismtop.probe import agent, deep
 
 OPTIONS = {
     "batches": 3,
@@ -29,6 +29,8 @@ OPTIONS = {
     "stacks": False,
     "max_events": 1000,
     "teardown": True,
+    "compare": 0,
+    "budget": 0.07,
 }
 
 
@@ -315,13 +317,20 @@ def test_operators_that_cost_much_are_left_out_of_most_batches(
     guest = clocked(monkeypatch, before=1000, with_operators=1200, without=1000)
     share = guest.operators.share
     assert share.cost() == pytest.approx(0.2)
-    assert share.recorded / share.seen * 0.2 <= deep_share.BUDGET + 0.01
+    assert share.recorded / share.seen * 0.2 <= OPTIONS["budget"] + 0.01
     assert share.recorded >= 10
     name, state, reason = guest.operators.layers()[0]
     assert (name, state) == ("operators", "partial")
     assert reason.startswith(f"in {share.recorded} of 51 batches: one takes 20 % longer with them")
     assert torch.calls.count("record_function False") == torch.calls.count("record_function True") >= 2
     assert torch.calls[-1] == "disable"  # after the last of them
+
+
+def test_a_cost_that_cannot_be_theirs_does_not_leave_them_out_of_nearly_all(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = clocked(monkeypatch, before=1000, with_operators=9000, without=1000)
+    assert guest.operators.share.recorded >= 10
 
 
 def test_operators_that_cost_little_are_in_every_batch(

@@ -168,6 +168,14 @@ def test_pauses_have_their_thread() -> None:
     }
 
 
+def test_stretches_without_operators_are_told() -> None:
+    made = [json.loads(line) for line in unpacked(packed(gaps=[(200, 260), (300, 420)]))]
+    assert [(e["layer"], e["name"], e["t0"], e["dur"]) for e in made] == [
+        ("unrecorded", "operators", 200, 60),
+        ("unrecorded", "operators", 300, 120),
+    ]
+
+
 @pytest.mark.parametrize(
     "broken",
     [

@@ -200,6 +200,17 @@ def test_a_batch_that_the_profile_does_not_cover_has_none(tmp_path: Path) -> Non
     assert [one is None for one in found] == [False] * 6 + [True]
 
 
+def test_a_batch_whose_operators_were_not_recorded_has_none(tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    gap = {"layer": "unrecorded", "name": "operators", "t0": MONO + 8 * MS, "dur": 16 * MS, "tid": TID}
+    events.write_text(json.dumps(gap) + "\n")
+    made = cuda_profile()
+    fetched = [Fetched(PID, made.write(tmp_path / "profile.json"), events)]
+    path = merged(tmp_path, made, fetched=fetched)
+    assert [one.breakdown is None for one in load([path]).batches()] == [False, True, True] + [False] * 3
+    assert analysis_of(path).batches == 4
+
+
 def test_a_real_cpu_profile_has_operators_and_nothing_that_is_called_gpu(tmp_path: Path) -> None:
     frames, facts = real_cpu_frames()
     fetched = [Fetched(facts["pid"], real_cpu_profile(tmp_path))]
