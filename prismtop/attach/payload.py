@@ -50,8 +50,19 @@ if number is not None:
     _thread.start_new_thread(resend, (number,))
 """
 
+# How both ways of running a payload end: whatever it raised is told, and nothing escapes.
+_END = """except BaseException as error:
+    try:
+        exec(failed, {'__builtins__': __builtins__, 'error': error})
+    except BaseException:
+        pass
+if begun >= 0:
+    os.close(begun)
+"""
+
 # Compiled in the target's main thread: as short as can be; what is for the error case is a text of its own.
-_RUNNER = """
+_RUNNER = (
+    """
 begun = -1
 try:
     import os
@@ -61,14 +72,9 @@ try:
         pass
     names = {'__name__': '<prismtop>', '__builtins__': __builtins__, '__data__': data}
     exec(compile(source, '<prismtop>', 'exec'), names)
-except BaseException as error:
-    try:
-        exec(failed, {'__builtins__': __builtins__, 'error': error})
-    except BaseException:
-        pass
-if begun >= 0:
-    os.close(begun)
 """
+    + _END
+)
 
 
 # How every source that is injected begins, and what that is overwritten with once the source has been read.
@@ -96,7 +102,8 @@ _DIRECT = """try:
 except:
  exec(%(failed)a, {'__builtins__': __builtins__, 'error': __import__('sys').exc_info()[1]})
 """
-FIRST = """
+FIRST = (
+    """
 try:
     import os
     try:
@@ -111,14 +118,9 @@ try:
     names = {'__name__': '_prismtop_probe', 'DATA': data, 'INDEX': index}
     exec(marshal.loads(core), names)
     names['start'](config, builders)
-except BaseException as error:
-    try:
-        exec(failed, {'__builtins__': __builtins__, 'error': error})
-    except BaseException:
-        pass
-if begun >= 0:
-    os.close(begun)
 """
+    + _END
+)
 """Source of the code that a direct template runs; it reads the rest, see `prismtop.sources.payload`."""
 
 

@@ -18,6 +18,7 @@ from prismtop.anomaly.journal import all_journals, journal_dir
 from prismtop.anomaly.plan import Plan, make_plan
 from prismtop.anomaly.scenario import AVAILABLE, DEFAULT_DURATION_S, Availability, Request, Scenario
 from prismtop.commands.context import Context
+from prismtop.commands.private_file import open_private
 from prismtop.errors import EXIT_FINDING, EXIT_OK, PermissionDeniedError, UnavailableError, UsageError
 from prismtop.export import jsonl
 from prismtop.model import Clock, ProcessId
@@ -292,11 +293,7 @@ def _label_file(name: str | None) -> Iterator[TextIO | None]:
     if name is None:
         yield None
         return
-    try:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UnavailableError(f"{safe_text(name)} cannot be written: {error.strerror}.") from None
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
+    with open_private(name, append=True) as file:
         yield file
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from prismtop.anomaly.campaign import Result
 from prismtop.anomaly.episodes import FOREIGN_CORES, Episode
 from prismtop.anomaly.labels import line
-from prismtop.errors import UnavailableError
+from prismtop.commands.private_file import open_private
 from prismtop.export import jsonl
 from prismtop.model import Frame
 from prismtop.safe_text import safe_text
@@ -138,11 +138,7 @@ def write(path: Path, result: Result, frame: Frame) -> None:
 
         trace_file.write(path, frame, result.batches, result.alerts, labels, result.counters)
         return
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UnavailableError(f"{safe_text(str(path))} cannot be written: {error.strerror}.") from None
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
+    with open_private(path) as file:
         file.write(jsonl.session_line(frame) + "\n")
         for batch in result.batches:
             file.write(jsonl.batch_line(batch, frame.clock) + "\n")

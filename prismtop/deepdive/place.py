@@ -13,7 +13,7 @@ from prismtop.errors import UnavailableError
 from prismtop.model import CaptureRequest
 from prismtop.safe_text import safe_file_name, safe_text
 from prismtop.trace.recorder import state_dir
-from prismtop.trace.segments import check_free, refusal
+from prismtop.trace.segments import check_free, free_name, refusal
 
 BYTES_PER_BATCH = 1 << 20
 """Of one process while it is fetched and merged: up to 0.4 MB a batch of a profile as text, twice."""
@@ -34,7 +34,11 @@ def place_for(request: CaptureRequest, directory: Path | None, engine: str, proc
     Raises:
         PrismtopError: the name is taken or no trace's, the directory is not ours, or the disk is too full.
     """
-    path = Path(request.path).expanduser() if request.path else _own_name(directory or state_dir(), engine)
+    if request.path:
+        path = Path(request.path).expanduser()
+    else:
+        stem = f"deepdive-{time.strftime('%Y%m%d-%H%M%S')}-{safe_file_name(engine, 40)}"
+        path = free_name(directory or state_dir(), stem, "captures")
     check_free(path)
     need = max(LEAST_BYTES, min(MOST_BYTES, request.batches * BYTES_PER_BATCH) * processes)
     for folder in (path.parent, Path(tempfile.gettempdir())):
@@ -52,20 +56,6 @@ def scratch() -> Path:
         if found and left.stat().st_uid == os.getuid() and not os.path.exists(f"/proc/{found[1]}"):
             shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=folder))
-
-
-def _own_name(directory: Path, engine: str) -> Path:
-    try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        taken = set(os.listdir(directory))
-    except OSError as error:
-        raise refusal(directory, error) from None
-    name = f"deepdive-{time.strftime('%Y%m%d-%H%M%S')}-{safe_file_name(engine, 40)}"
-    for number in range(1, 1000):
-        numbered = name if number == 1 else f"{name}-{number}"
-        if not {f"{numbered}.json", f"{numbered}.json.gz"} & taken:
-            return directory / f"{numbered}.json.gz"
-    raise UnavailableError(f"{safe_text(str(directory))} is full of captures.", fix="Remove some.")
 
 
 def _check_room(folder: Path, need: int) -> None:

@@ -19,17 +19,8 @@ from prismtop.deepdive.profile import Item, Profile, flow_id
 from prismtop.deepdive.tracks import CaptureTracks
 from prismtop.trace.lenient import FAST, Event, arguments
 from prismtop.trace.metadata import json_object
-from prismtop.trace.own import (
-    CAT_ALERT,
-    CAT_BATCH,
-    CAT_COUNTER,
-    CAT_REQUEST,
-    CAT_SESSION,
-    CAT_STAGE,
-    CAT_TRUTH,
-)
+from prismtop.trace.own import CATEGORIES
 
-_OWN = frozenset((CAT_ALERT, CAT_BATCH, CAT_COUNTER, CAT_REQUEST, CAT_SESSION, CAT_STAGE, CAT_TRUTH))
 _ALIGNED = Alignment(0, error_ns=0)
 _HOST_LAYERS = {"python_function": "python"}
 MAX_LINE = 1 << 20
@@ -276,7 +267,7 @@ def _is_number(value: object) -> bool:
 
 def category(cat: str) -> str:
     """A category that is never one of our own recording's, nor empty: those would be read as ours."""
-    return f"profiler {cat}".strip() if cat in _OWN or not cat else cat
+    return f"profiler {cat}".strip() if cat in CATEGORIES or not cat else cat
 
 
 def args_text(args: object) -> str:

@@ -12,17 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from prismtop.diagnosis.evidence import Effect, Evidence
-from prismtop.diagnosis.hypotheses import (
-    DOWN,
-    HYPOTHESES,
-    NOTHING_TEXT,
-    UNKNOWN_STEP,
-    UNKNOWN_TEXT,
-    UP,
-    Hypothesis,
-    Sign,
-)
+from prismtop.diagnosis.hypotheses import HYPOTHESES, NOTHING_TEXT, UNKNOWN_STEP, UNKNOWN_TEXT
 from prismtop.diagnosis.signals import SIGNALS, written
+from prismtop.diagnosis.signs import DOWN, UP, Hypothesis, Sign
 from prismtop.model import Cause
 
 NAMED = 0.5

@@ -1,33 +1,28 @@
-"""A deep capture: what runs in the engine for one bounded window, as the guest of the probe (`agent.py`).
+"""A deep capture: what runs in the engine for one bounded window, as the guest of the probe (`agent.py`), and
+the last of its parts.
 
-Standard library only, Python 3.9 syntax, no import of prismtop, one file: it travels as one text. The probe
-executes it at a batch boundary and gives it the boundaries of the thread that runs the model until the window
-is over. It loads no module that the process has not loaded, except of the standard library.
+Standard library only, Python 3.9 syntax, no import of prismtop: its parts travel as one text with one
+namespace (`prismtop.probe.program`). The probe executes it at a batch boundary and gives it the boundaries of
+the thread that runs the model until the window is over. It loads no module that the process has not loaded,
+except of the standard library.
 
-Layers: PyTorch's own profiler (operators, and kernels through CUPTI), calls of Python functions, and pauses
-of the garbage collector. What is collected goes, on a thread that lives for it only, into files of the
-temporary folder which have lost their names before anybody hears of them: they are read through /proc/PID/fd,
-and the kernel frees them when this process ends or the guest closes them.
-
-`torch.profiler` itself is not used where it can be helped: its start imports the compiler of PyTorch
-(a second), its `stop` of older releases turns every event into a Python object.
+What the layers collect goes, on a thread that lives for it only, into files of the temporary folder which
+have lost their names before anybody hears of them: they are read through /proc/PID/fd, and the kernel frees
+them when this process ends or the guest closes them.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
 from _thread import get_ident, get_native_id, start_new_thread
 from array import array
+from typing import Any
 
-MYPY = False
-if MYPY:  # typing is not imported in the target
-    from typing import Any
+from prismtop.probe.deep_operators import Operators
+from prismtop.probe.deep_python import Calls, Pauses
 
-MARKERS = 3
-MAX_PAUSES = 4096
 CHUNK = 1024  # events that the exporter prepares between two rests: 0.1 ms, in which it holds the GIL
 REST_S = 0.0005
 FREE_BYTES = 256 << 20  # what the temporary folder must have left
@@ -35,306 +30,6 @@ FORKED = 4  # agent.FORKED
 BATCHES = 22  # agent.W_GUEST_COUNT
 FOLDER, PROFILE = "prismtop-deep-", "profile.json"
 OURS = "<prismtop>"  # file name of the probe's own code
-
-
-class Pauses:
-    """Garbage collections of all threads, while they run: (start, ns, generation, collected, native id)."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, int, int, int, int]] = []
-        self.began = self.lost = 0
-
-    def __call__(self, phase: Any, info: Any) -> Any:
-        now = time.monotonic_ns()
-        if phase == "start":
-            self.began = now
-        elif self.began:
-            if len(self.rows) < MAX_PAUSES:
-                row = (self.began, now - self.began, info["generation"], info["collected"], get_native_id())
-                self.rows.append(row)
-            else:
-                self.lost += 1
-            self.began = 0
-
-    def start(self) -> Any:
-        gc.callbacks.append(self)
-
-    def stop(self) -> Any:
-        if self in gc.callbacks:
-            gc.callbacks.remove(self)
-
-    def layer(self) -> Any:
-        if self.lost:
-            return "gc", "partial", "the first %d of %d collections" % (MAX_PAUSES, MAX_PAUSES + self.lost)
-        return "gc", "on", "gc.callbacks; CPython keeps no record of waits for the GIL"
-
-
-class Calls:
-    """Calls of Python functions on one thread, into lists that are made before: no object that the garbage
-    collector would count is created while it records. Times are negative for an exit."""
-
-    def __init__(self, limit: Any) -> None:
-        self.size = max(2, limit)
-        self.times = [0] * self.size
-        self.codes: list[Any] = [None] * self.size
-        self.tool = -1
-        self.profile: Any = None
-        self.end: Any = None
-        self.events: Any = ()
-        self.how = self.refused = ""
-        self.count = self.full = 0
-
-    def start(self) -> Any:
-        mon: Any = getattr(sys, "monitoring", None)
-        for tool in (3, 4, 1) if mon is not None else ():
-            if mon.get_tool(tool) is None:
-                mon.use_tool_id(tool, "prismtop deep capture")
-                self.tool = tool
-                self.watch(mon, get_ident())
-                self.how = "sys.monitoring"
-                return
-        if sys.getprofile() is not None:
-            self.refused = "another profiler is set on the model thread"
-        elif sys.gettrace() is not None:
-            self.refused = "a debugger or a coverage tool traces the model thread"
-        else:
-            self.how = "sys.setprofile"
-            self.by_profile()
-
-    def by_profile(self) -> Any:
-        times, codes, clock, last = self.times, self.codes, time.monotonic_ns, self.size - 1
-        n = 0
-
-        def profile(frame: Any, event: Any, arg: Any) -> Any:
-            nonlocal n
-            if event == "call":
-                times[n] = clock()
-            elif event == "return":
-                times[n] = -clock()
-            else:
-                return
-            codes[n] = frame.f_code
-            if n >= last:
-                sys.setprofile(None)
-            n += 1
-
-        self.profile, self.end = profile, lambda: n
-        sys.setprofile(profile)
-
-    def watch(self, mon: Any, thread: Any) -> Any:
-        times, codes, clock, last, tool = self.times, self.codes, time.monotonic_ns, self.size - 1, self.tool
-        n = 0
-
-        def enter(code: Any, _offset: Any, _value: Any = None) -> Any:
-            nonlocal n
-            if get_ident() == thread and n <= last:
-                times[n] = clock()
-                codes[n] = code
-                n += 1
-                if n > last:
-                    mon.set_events(tool, 0)
-
-        def leave(code: Any, _offset: Any, _value: Any = None) -> Any:
-            nonlocal n
-            if get_ident() == thread and n <= last:
-                times[n] = -clock()
-                codes[n] = code
-                n += 1
-                if n > last:
-                    mon.set_events(tool, 0)
-
-        ev = mon.events
-        self.end = lambda: n
-        self.events = (
-            (ev.PY_START, enter), (ev.PY_RESUME, enter), (ev.PY_THROW, enter),
-            (ev.PY_RETURN, leave), (ev.PY_YIELD, leave), (ev.PY_UNWIND, leave),
-        )  # fmt: skip
-        mask = 0
-        for event, callback in self.events:
-            mon.register_callback(tool, event, callback)
-            mask |= event
-        mon.set_events(tool, mask)
-
-    def stop(self) -> Any:
-        if self.tool >= 0:
-            mon: Any = getattr(sys, "monitoring")
-            mon.set_events(self.tool, 0)
-            for event, _ in self.events:
-                mon.register_callback(self.tool, event, None)
-            mon.free_tool_id(self.tool)
-            self.tool, self.events = -1, ()
-        elif self.profile is not None:
-            if sys.getprofile() is self.profile:
-                sys.setprofile(None)
-            elif self.end() < self.size:
-                self.refused = "another profiler took its place in the window"
-            self.profile = None
-        if self.end is not None:
-            self.count, self.end = self.end(), None
-            self.full = self.count >= self.size
-
-    def layer(self) -> Any:
-        if self.refused:
-            return "python", "partial" if self.count else "off", self.refused
-        if self.full:
-            return "python", "partial", "%s, up to its bound of %d events" % (self.how, self.size)
-        return "python", "on", self.how + " on the model thread"
-
-
-class Operators:
-    """PyTorch's profiler, started and stopped on one thread."""
-
-    def __init__(self, options: Any, nonce: Any) -> None:
-        self.gpu, self.stacks, self.nonce = options["gpu"], options["stacks"], nonce
-        self.teardown = options["teardown"]
-        self.torch: Any = sys.modules.get("torch")
-        self.low: Any = None
-        self.high: Any = None
-        self.result: Any = None
-        self.running = False
-        self.held = 0
-        self.kept: Any = None
-        self.gpu_off = "" if self.gpu else "not asked for"
-        self.stacks_off = ""
-        self.off = self.refuse()
-
-    def refuse(self) -> Any:
-        """Why it will not be started, or ''."""
-        profiler: Any = sys.modules.get("torch.autograd.profiler")
-        if self.torch is None or profiler is None:
-            return "PyTorch is not loaded in this process"
-        low = getattr(getattr(self.torch, "_C", None), "_autograd", None)
-        if low is None or not hasattr(low, "_profiler_enabled") or not profiler.kineto_available():
-            return "this PyTorch has no Kineto"
-        if getattr(profiler, "_is_profiler_enabled", False) or low._profiler_enabled():
-            return "another PyTorch profiler is running in this process"
-        self.low, self.profiler = low, profiler
-        if self.gpu:
-            cuda = self.torch.cuda
-            kinds = self.torch._C._profiler.ProfilerActivity
-            if not cuda.is_initialized():  # nothing else may be asked of it: that could initialize it
-                self.gpu_off = "this process uses no CUDA device"
-            elif kinds.CUDA not in low._supported_activities():
-                self.gpu_off = "this PyTorch was built without CUPTI"
-        if self.stacks and (sys.getprofile() is not None or sys.gettrace() is not None):
-            self.stacks_off = "another profiler or tracer is set on the model thread"
-        return ""
-
-    def with_stacks(self) -> Any:
-        return self.running and self.stacks and not self.stacks_off
-
-    def capturing_graph(self) -> Any:
-        """A CUDA graph is being captured on this thread: nothing may be started or waited for now."""
-        if self.low is None or self.gpu_off:
-            return False
-        return bool(self.torch.cuda.is_current_stream_capturing())
-
-    def start(self) -> Any:
-        kinds = self.torch._C._profiler
-        wanted = {kinds.ProfilerActivity.CPU}
-        if not self.gpu_off:
-            wanted.add(kinds.ProfilerActivity.CUDA)
-            self.ask_teardown()
-        stacks = self.stacks and not self.stacks_off
-        self.running = True  # from here on `stop` has something to undo, whatever is raised
-        try:
-            made: Any = [kinds.ProfilerState.KINETO, False, False, stacks, False, False]
-            made.append(self.sparing(kinds, stacks))
-            try:
-                config = kinds.ProfilerConfig(*made, self.nonce)
-            except TypeError:  # before 2.6 a trace has no name
-                config = kinds.ProfilerConfig(*made)
-            self.low._prepare_profiler(config, wanted)
-            self.low._enable_profiler(config, wanted)
-            self.mark_enabled("start")
-        except (AttributeError, TypeError):
-            public: Any = sys.modules["torch.profiler"]
-            self.high = public.profile(activities=list(wanted), with_stack=stacks)
-            self.high.start()
-        self.markers()
-
-    def sparing(self, kinds: Any, stacks: Any) -> Any:
-        """Without events as Python objects, which nobody will look at, and without the numbers that tie
-        kernels to operators, where there are no kernels."""
-        wanted = {"trace_only": not stacks, "disable_external_correlation": bool(self.gpu_off)}
-        while True:
-            try:
-                return kinds._ExperimentalConfig(**wanted)
-            except TypeError:  # older releases know one of them, or none
-                if not wanted:
-                    raise
-                wanted.pop(next(iter(wanted)))
-
-    def mark_enabled(self, when: Any) -> Any:
-        """The flag that compiled code looks at before it names its kernels."""
-        function = getattr(self.profiler, "_run_on_profiler_" + when, None)
-        if function is not None:
-            function()
-
-    def ask_teardown(self) -> Any:
-        """CUPTI that stays attached slows every later launch (pytorch#144455); Kineto lets go of it when this
-        is set, and by itself since kineto#1264."""
-        if self.teardown and "TEARDOWN_CUPTI" not in os.environ:
-            self.kept = os.environ["TEARDOWN_CUPTI"] = "1"
-
-    def markers(self) -> Any:
-        for _ in range(MARKERS):
-            name = "prismtop_sync_%d_%d" % (time.monotonic_ns(), time.time_ns())
-            with self.profiler.record_function(name):
-                pass
-
-    def stop_in_child(self) -> Any:
-        """After a fork of the thread that is profiled: there is no device any more to wait for."""
-        if self.running and self.gpu_off:
-            self.stop()
-        elif self.running:
-            self.running = False
-            self.low._enable_record_function(False)
-
-    def stop(self) -> Any:
-        if not self.running:
-            return
-        self.running = False
-        try:
-            self.markers()
-            if not self.gpu_off:
-                self.torch.cuda.synchronize()
-        finally:
-            if self.high is not None:
-                self.high.stop()
-            else:
-                self.mark_enabled("stop")
-                self.result = self.low._disable_profiler()
-
-    def drop(self) -> Any:
-        t0 = time.thread_time_ns()
-        self.result = self.high = None
-        self.held += time.thread_time_ns() - t0
-        if self.kept is not None:
-            if os.environ.get("TEARDOWN_CUPTI") == self.kept:
-                del os.environ["TEARDOWN_CUPTI"]
-            self.kept = None
-
-    def save(self, path: Any) -> Any:
-        """Kineto writes in one go, without giving the GIL back: about 1 us for each event."""
-        t0 = time.thread_time_ns()
-        if self.high is not None:
-            self.high.export_chrome_trace(path)
-        elif self.result is not None:
-            self.result.save(path)
-        self.held += time.thread_time_ns() - t0
-
-    def layers(self) -> Any:
-        how = "torch.profiler of PyTorch %s" % getattr(self.torch, "__version__", "?")
-        if self.held:
-            how += "; writing it held the GIL for %.0f ms" % (self.held / 1e6)
-        made = [("operators", "off" if self.off else "on", self.off or how)]
-        off = self.off or self.gpu_off
-        made.append(("gpu", "off" if off else "on", off or "CUPTI through Kineto"))
-        if self.stacks:
-            off = self.off or self.stacks_off
-            made.append(("stacks", "off" if off else "on", off or "with each operator, by torch.profiler"))
-        return made
 
 
 class Guest:

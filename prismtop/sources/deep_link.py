@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from prismtop.errors import UnavailableError
-from prismtop.probe import agent, deep
+from prismtop.probe import agent
+from prismtop.probe.program import program
 from prismtop.safe_text import safe_text
 from prismtop.sources.deep_events import unpacked
 from prismtop.sources.deep_facts import DeepFacts, facts_of
@@ -131,7 +132,7 @@ class DeepLink:
         so, and `warnings` says what that costs.
         """
         link, chosen = self._link, self._options
-        text = Path(deep.__file__).read_text(encoding="utf-8")
+        text = program("deep")
         made = compile_for(text, link.pid, link.status.python or link.target.python)
         facts = self.facts()
         self._owner = owner_here(link.pid)

@@ -25,6 +25,7 @@ from typing import Any
 from prismtop.attach.ladder import Direct
 from prismtop.attach.payload import FIRST, direct_template, safe_template
 from prismtop.probe import agent, pieces
+from prismtop.probe.program import program
 from prismtop.sources.hook_code import HookPlan, builder_names, source, spec
 
 COMPILE_TIMEOUT_S = 5.0
@@ -101,7 +102,7 @@ def build(
         "order": [plan.fid for plan in sorted(plans, key=_order)],
         "first": sum(plan.boundary or plan.hook.priority <= 1 for plan in plans),
     }
-    probe = Path(agent.__file__).read_text(encoding="utf-8")
+    probe = program("agent")
     hooks = source(plans, monitoring=python is None or tuple(python[:2]) >= (3, 12))
     code = compile_for(probe, pid, python, hooks) if compiled else None
     if code is None:

@@ -26,6 +26,8 @@ CAT_COUNTER = "counter"
 CAT_ALERT = "anomaly"
 CAT_TRUTH = "ground_truth"
 CAT_SESSION = "prismtop"
+CATEGORIES = frozenset((CAT_BATCH, CAT_STAGE, CAT_REQUEST, CAT_COUNTER, CAT_ALERT, CAT_TRUTH, CAT_SESSION))
+"""All that events of ours have; those of other layers have others."""
 
 WORKLOAD = tuple(f.name for f in fields(Workload) if f.name != "sampled")
 """Workload values, which are arguments of a batch event under their own names."""

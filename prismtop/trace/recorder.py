@@ -19,7 +19,7 @@ from prismtop.settings import Settings
 from prismtop.trace.events import Encoder, events_of
 from prismtop.trace.own import GroundTruth
 from prismtop.trace.ring import Ring
-from prismtop.trace.segments import refusal
+from prismtop.trace.segments import free_name
 from prismtop.trace.writer import Chunk, Limits, TraceWriter
 
 ALERT_FILES = 20
@@ -185,18 +185,7 @@ class Recorder:
         return self._settings.directory or state_dir()
 
     def _own_name(self) -> Path:
-        directory = self._directory()
-        try:
-            _make(directory)
-            taken = set(os.listdir(directory))
-        except OSError as error:
-            raise refusal(directory, error) from None
-        name = f"prismtop-{_stamp()}-{self._engine}"
-        for number in range(1, 1000):
-            numbered = name if number == 1 else f"{name}-{number}"
-            if not {f"{numbered}.json", f"{numbered}.json.gz"} & taken:
-                return directory / f"{numbered}.json.gz"
-        raise UnavailableError(f"{safe_text(str(directory))} is full of recordings.", fix="Remove some.")
+        return free_name(self._directory(), f"prismtop-{_stamp()}-{self._engine}", "recordings")
 
     def _follow_alerts(self, frame: Frame) -> None:
         """Begin a recording with the first alert that opens, end it when the last one has been closed for a
@@ -217,7 +206,7 @@ class Recorder:
             past = min(ALERT_PAST_S, self._settings.past_s)
 
             def prepare() -> None:
-                _make(directory)
+                os.makedirs(directory, mode=0o700, exist_ok=True)
                 _prune(directory)
 
             writer = self._begin(directory / name, past, limits, self._encoder, prepare)
@@ -251,10 +240,6 @@ class _AlertRecording:
             return True
         quiet, whole = now_ns - self._quiet_ns, now_ns - self._began_ns
         return quiet > ALERT_AFTER_S * 10**9 or whole > ALERT_MOST_S * 10**9
-
-
-def _make(directory: Path) -> None:
-    os.makedirs(directory, mode=0o700, exist_ok=True)
 
 
 def _stamp() -> str:

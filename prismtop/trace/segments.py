@@ -89,6 +89,27 @@ def check_free(path: Path) -> None:
         raise refusal(path, PermissionError(13, "Permission denied"))
 
 
+def free_name(directory: Path, stem: str, what: str) -> Path:
+    """A name that no trace has yet: `stem`, numbered where it is taken. The directory is made if need be.
+
+    Args:
+        what: the directory holds, for a person.
+
+    Raises:
+        PrismtopError: the directory is not ours, or full.
+    """
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        taken = set(os.listdir(directory))
+    except OSError as error:
+        raise refusal(directory, error) from None
+    for number in range(1, 1000):
+        numbered = stem if number == 1 else f"{stem}-{number}"
+        if not {f"{numbered}.json", f"{numbered}.json.gz"} & taken:
+            return directory / f"{numbered}.json.gz"
+    raise UnavailableError(f"{safe_text(str(directory))} is full of {what}.", fix="Remove some.")
+
+
 def compress(source: Path, target: Path) -> int:
     """Write `source` as a gzip file of one member, then remove `source`; bytes of the new file.
 

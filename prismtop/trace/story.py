@@ -8,32 +8,19 @@ to seek in and to judge any trace.
 from __future__ import annotations
 
 import errno
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 from prismtop.errors import UnavailableError, UsageError
-from prismtop.model import (
-    Alert,
-    AttachState,
-    Batch,
-    Clock,
-    Counter,
-    Frame,
-    Group,
-    HookStatus,
-    ProcessId,
-    Request,
-    Target,
-)
+from prismtop.model import Alert, Batch, Counter, Request
 from prismtop.safe_text import safe_text
-from prismtop.trace.cache import MAX_BYTES, Cache
+from prismtop.trace.cache import Cache
 from prismtop.trace.dialects.found import Foreign
-from prismtop.trace.events import Decoding, Encoder, decode, unfinished
+from prismtop.trace.events import Decoding, decode, unfinished
 from prismtop.trace.index import CANONICAL, Index, build_index, events_in, read_block
-from prismtop.trace.lenient import MAX_US, arguments, decode_object, ns_of
+from prismtop.trace.lenient import MAX_US, decode_object, ns_of
 from prismtop.trace.own import (
     CAPTURE_EVENT,
     SESSION_EVENT,
@@ -46,11 +33,11 @@ from prismtop.trace.own import (
 )
 from prismtop.trace.reader import TraceReader
 from prismtop.trace.sound import sound
+from prismtop.trace.translate import LimitedFile, read_foreign, translate, unpack
 from prismtop.trace.unpack import Unpacked
 
 Moment: TypeAlias = tuple[int, object]
 """(when the session saw it, CLOCK_MONOTONIC ns of the trace; the noun)."""
-FRAME_BATCHES = 256
 _NUMBERS = (float, int)
 
 
@@ -187,12 +174,12 @@ def _opened(source: Unpacked, cache: Cache, key: str) -> tuple[Story, dict[str, 
     if _is_ours(path, head):
         lines = b"\n" + CANONICAL in head
         if source.packed or not lines:
-            made = _write(cache, key, lambda file: _unpack(source, file, lines, notes))
+            made = _write(cache, key, lambda file: unpack(source, file, lines, notes))
     else:
-        found = _translated(path, head)
+        found = read_foreign(path, head)
         if found.skipped:
             notes.append(f"{found.skipped} of {found.events} events of {source.name} could not be read")
-        made = _write(cache, key, lambda file: _translate(found, file))
+        made = _write(cache, key, lambda file: translate(found, file))
     index = build_index(made or path)
     if index.cut:
         notes.append(f"{source.name} is cut short: its last {index.cut} bytes are no whole event")
@@ -262,11 +249,11 @@ def _first(source: Unpacked, size: int) -> Iterator[bytes]:
             return
 
 
-def _write(cache: Cache, key: str, fill: Any) -> Path:
+def _write(cache: Cache, key: str, fill: Callable[[LimitedFile], None]) -> Path:
     path = cache.story(key)
     try:
         with cache.writing(path) as file:
-            fill(_Limited(file))
+            fill(LimitedFile(file))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -275,125 +262,6 @@ def _write(cache: Cache, key: str, fill: Any) -> Path:
             fix="Free some, or set XDG_CACHE_HOME to a larger disk.",
         ) from None
     return path
-
-
-class _Limited:
-    """A file that refuses to grow beyond the cache's size."""
-
-    def __init__(self, file: BinaryIO, limit: int = MAX_BYTES) -> None:
-        self._file = file
-        self._left = limit
-
-    def write(self, data: bytes) -> None:
-        """Append."""
-        self._left -= len(data)
-        if self._left < 0:
-            raise UsageError(
-                f"the trace unpacks to more than {MAX_BYTES >> 30} GiB.",
-                fix="Record it in several files, or unpack it and open that.",
-            )
-        self._file.write(data)
-
-
-def _unpack(source: Unpacked, file: _Limited, lines: bool, notes: list[str]) -> None:
-    """A recording of ours as plain text of one event a line."""
-    if lines:
-        for piece in source.pieces():
-            file.write(piece)
-        notes += source.notes
-        return
-    reader = TraceReader(source.path)
-    for events in reader.events():
-        for event in events:
-            fields = {name: getattr(event, name) for name in event.__slots__}
-            fields["args"] = arguments(event)
-            made = {name: value for name, value in fields.items() if value is not None}
-            file.write(
-                json.dumps(made, separators=(",", ":"), allow_nan=False, default=str).encode() + b",\n"
-            )
-    notes += reader.notes
-
-
-def _translated(path: Path, head: bytes) -> Foreign:
-    from prismtop.trace.dialects import latencyprism_csv
-
-    if latencyprism_csv.is_csv(head):
-        return latencyprism_csv.read_csv(path)
-    from prismtop.trace.dialects.chrome import read_chrome
-
-    found = read_chrome(path)
-    return _broken_down(path, found) if found.dialect == "kineto" and found.count else found
-
-
-def _broken_down(path: Path, found: Foreign) -> Foreign:
-    """The same with what device and host did in each batch."""
-    from prismtop.deepdive.breakdown import breakdowns
-    from prismtop.deepdive.read import read_timeline
-
-    batches = list(found.batches())
-    parts = breakdowns(read_timeline(path), batches)
-    made = [replace(batch, breakdown=part) for batch, part in zip(batches, parts, strict=True)]
-    return replace(found, batches=lambda: iter(made))
-
-
-def _translate(found: Foreign, file: _Limited) -> None:
-    """Somebody else's trace as a recording of ours."""
-    stages = sorted({stage.name for batch in found.batches() for stage in batch.stages})
-    ranks = () if found.rank is None else (("TP", found.rank),)
-    member = Target(
-        ProcessId(found.pid, 0), found.engine, "engine", True, f"trace of {found.dialect}", ranks=ranks
-    )
-    first = Frame(
-        time_ns=found.start_ns,
-        clock=Clock(0),
-        group=Group(found.engine, None, (member,)),
-        state=AttachState.LIVE,
-        hooks=tuple(HookStatus(name, name, found.pid, "trace") for name in stages),
-    )
-    encoder = Encoder(first)
-    file.write(b"[\n")
-
-    def put(lines: list[str]) -> None:
-        if lines:
-            file.write((",\n".join(lines) + ",\n").encode())
-
-    put(encoder.header())
-    for batches, counters in _frames(found):
-        times = [*(batch.end_ns for batch in batches[-1:]), *(counter.time_ns for counter in counters[-1:])]
-        frame = Frame(
-            time_ns=max(times, default=found.start_ns),
-            clock=first.clock,
-            group=first.group,
-            state=first.state,
-            hooks=first.hooks,
-            new_batches=tuple(batches),
-            new_counters=tuple(counters),
-        )
-        put(encoder.events_of(frame))
-
-
-def _frames(found: Foreign) -> Iterator[tuple[list[Batch], list[Counter]]]:
-    """Batches and the readings up to their end, a screenful at a time."""
-    readings = found.counters()
-    waiting = next(readings, None)
-    batches: list[Batch] = []
-    counters: list[Counter] = []
-    for batch in found.batches():
-        while waiting is not None and waiting.time_ns <= batch.start_ns:
-            counters.append(waiting)
-            waiting = next(readings, None)
-        if counters or len(batches) >= FRAME_BATCHES:
-            yield batches, counters
-            batches, counters = [], []
-        batches.append(batch)
-    yield batches, counters
-    counters = []
-    while waiting is not None:
-        counters.append(waiting)
-        waiting = next(readings, None)
-        if len(counters) >= 10_000 or waiting is None:
-            yield [], counters
-            counters = []
 
 
 def _decoded(event: dict[str, Any], state: Decoding) -> object | None:

@@ -19,7 +19,7 @@ from prismtop.deepdive.layers.stacks import StacksCollector
 from prismtop.deepdive.layers.uprobes import UprobesCollector, why_no_uprobes
 from prismtop.model import LayerState
 from prismtop.sources.stacks import find_py_spy
-from tests.unit.test_deepdive_layers import NCCL, gone, library, wait_for
+from tests.unit.outside_processes import NCCL, gone, library, python_programs, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 S = 10**9
@@ -45,16 +45,8 @@ while True:
 
 @pytest.fixture
 def process() -> Iterator[Callable[[str], int]]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(text: str) -> int:
-        started.append(subprocess.Popen([sys.executable, "-c", text]))
-        return started[-1].pid
-
-    yield start
-    for one in started:
-        one.kill()
-        one.wait()
+    with python_programs() as start:
+        yield start
 
 
 def a_core() -> int:

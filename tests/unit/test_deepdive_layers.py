@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import threading
@@ -30,10 +29,10 @@ from prismtop.deepdive.layers.uprobes import parse as parse_calls
 from prismtop.model import CaptureRequest, LayerState
 from prismtop.sources.ring import find_ring
 from prismtop.sources.stacks import find_py_spy
+from tests.unit.outside_processes import NCCL, WAITED_S, gone, library, python_programs, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 MS = 10**6
-WAITED_S = 60.0
 SPIN = "import time\nwhile True:\n    sum(range(5000)); time.sleep(0.0005)"
 FIGHT = """
 import threading
@@ -45,34 +44,10 @@ spin()
 """
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + WAITED_S
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def process() -> Iterator[Callable[[str], int]]:
-    """Starts Python programs; kills them afterwards."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(text: str) -> int:
-        started.append(subprocess.Popen([sys.executable, "-c", text]))
-        return started[-1].pid
-
-    yield start
-    for one in started:
-        one.kill()
-        one.wait()
-
-
-def gone(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except OSError:
-        return True
+    with python_programs() as start:
+        yield start
 
 
 def children(pid: int) -> list[int]:
@@ -419,20 +394,7 @@ def test_a_thread_that_is_known_by_its_ident_is_found() -> None:
 
 # Uprobes
 
-NCCL = "int ncclAllReduce(int x) { return x + 1; } int other(void) { return 2; }"
 NOPPED = "__attribute__((patchable_function_entry(5))) int ncclAllReduce(int x) { return x + 1; }"
-
-
-def library(where: Path, text: str) -> Path:
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    if compiler is None:
-        pytest.skip("no C compiler: a library that looks like NCCL cannot be built")
-    made = where / "libnccl.so.2"
-    done = subprocess.run(
-        [compiler, "-O1", "-shared", "-fPIC", "-o", str(made), "-xc", "-"], input=text.encode()
-    )
-    assert done.returncode == 0
-    return made
 
 
 def test_functions_are_found_in_the_libraries_that_the_process_uses(

@@ -1,7 +1,7 @@
 """Faults inside the target's interpreter: a thread of ours, sent by the same way in as the probe.
 
-What it does there is in `target_code`. It ends by itself within 20 ms of the injector's death; the rollback
-asks it to end and waits until it has.
+What it does there is in `target_code`. It looks every 20 ms whether the injector lives, and ends by itself
+where it does not; the rollback asks it to end and waits until it has.
 """
 
 from __future__ import annotations

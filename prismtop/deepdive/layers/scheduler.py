@@ -7,12 +7,12 @@ second. Whether a thread waits for the GIL is seen in its system call, 50 times 
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prismtop.deepdive.layer import LayerEvent
+from prismtop.deepdive.layers.background import BackgroundCollector
 from prismtop.deepdive.layers.gil import gil_range
 from prismtop.deepdive.layers.polling import PERIOD_NS, RATE_HZ, Poller
 from prismtop.deepdive.layers.switch_tracing import BpftraceTracing, PerfTracing, Tracing, TracingFailed
@@ -38,7 +38,7 @@ WAYS: tuple[Way, ...] = (
 where bpftrace is (seen on Linux 6.18 with perf 6.1): `_told_too_little` notices."""
 
 
-class SchedulerCollector:
+class SchedulerCollector(BackgroundCollector):
     """A `Collector`.
 
     Args:
@@ -53,10 +53,8 @@ class SchedulerCollector:
     def __init__(
         self, pids: Sequence[int], hot: Mapping[int, int], max_s: float, ways: Sequence[Way] = WAYS
     ) -> None:
+        super().__init__()
         self._pids, self._hot, self._max_s, self._ways = list(pids), dict(hot), max_s, ways
-        self._ended = threading.Event()
-        self._running = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prismtop-scheduler", daemon=True)
         self._tracing: Tracing | None = None
         self._poller: Poller | None = None
         self._at_first: list[Thread] = []
@@ -83,24 +81,9 @@ class SchedulerCollector:
             missing.append(no)
         return Layer(self.name, LayerState.PARTIAL, f"{_SAMPLED}: {_why(missing)}" if missing else _SAMPLED)
 
-    @property
-    def running(self) -> bool:
-        """Whether it collects now, or failed: what happens from here on is in its events."""
-        return self._running.is_set()
-
-    def start(self) -> None:
-        """As `Collector.start`; `running` tells when a tool has begun."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """As `Collector.stop`."""
-        self._ended.set()
-
     def events(self) -> Iterator[LayerEvent]:
         """As `Collector.events`: waits until what the tool stored is read, which began with `stop`."""
-        self._ended.set()
-        if self._thread.ident is not None:
-            self._thread.join(_READ_S)
+        self._join(_READ_S)
         if self._made is None:
             self._failed = self._failed or "what the tool stored was not read in time"
         yield from self._made or ()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from prismtop.attach.errors import AttachError
 from prismtop.attach.image import openable_path
 from prismtop.attach.process import Mapping, read_maps, read_status
 from prismtop.deepdive.layer import LayerEvent
+from prismtop.deepdive.layers.background import BackgroundCollector
 from prismtop.deepdive.layers.leash import Leash
 from prismtop.deepdive.layers.switch_tracing import (
     MAX_STORED,
@@ -38,6 +38,7 @@ LIBRARIES = {
 }
 """Probed functions, and the libraries that have them: the system's, or those that a wheel brings along."""
 _EXTRA_S = 15.0
+_READ_S = 30.0
 _UPROBES = "/sys/bus/event_source/devices/uprobe"
 _NOP5 = b"\x0f\x1f\x44\x00\x00"
 _PLAIN = re.compile(r"[\w./+@-]+")
@@ -155,7 +156,7 @@ def why_no_uprobes(pid: int) -> str:
     return ""
 
 
-class UprobesCollector:
+class UprobesCollector(BackgroundCollector):
     """A `Collector`.
 
     Args:
@@ -166,6 +167,7 @@ class UprobesCollector:
     name = "uprobes"
 
     def __init__(self, pids: Sequence[int], max_s: float) -> None:
+        super().__init__()
         self._pids, self._max_s = list(pids), max_s
         self._probes: list[Probe] = []
         self._reasons: list[str] = []
@@ -175,9 +177,6 @@ class UprobesCollector:
         self._cpu_s = 0.0
         self._stopped_ns = 0
         self._made: list[LayerEvent] | None = None
-        self._running = threading.Event()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="prismtop-uprobes", daemon=True)
 
     def before(self) -> Layer:
         """As `Collector.before`."""
@@ -188,28 +187,17 @@ class UprobesCollector:
         state = LayerState.PARTIAL if reasons else LayerState.ON
         return Layer(self.name, state, "; ".join([_told(probes), *reasons]))
 
-    @property
-    def running(self) -> bool:
-        """Whether it collects now, or cannot."""
-        return self._running.is_set()
-
-    def start(self) -> None:
-        """As `Collector.start`."""
-        self._thread.start()
-
     def stop(self) -> None:
         """As `Collector.stop`."""
         self._stopped_ns = self._stopped_ns or time.monotonic_ns()
-        self._ended.set()
+        super().stop()
         if self._leash is not None:
             self._leash.stop()
 
     def events(self) -> Iterator[LayerEvent]:
         """As `Collector.events`: waits for bpftrace to end."""
         if self._made is None:
-            self._ended.set()
-            if self._thread.ident is not None:
-                self._thread.join(30.0)
+            self._join(_READ_S)
             self._made = self._read()
         yield from self._made
 
