@@ -13,6 +13,12 @@ LIMIT = 0.5
 ANCHOR_ROWS = 20
 REENTRY = 400
 """Batches of the regime after which a bucket counts as met anew: its mix of contexts is another by then."""
+BUCKET_ROWS = 20
+"""Batches after which a bucket that was never met before is known."""
+MEET_ROWS = 8
+"""Batches after which the level of a bucket that was met anew is known again."""
+MEET_SLACK = 0.04
+NEW_SLACK = 0.15
 
 
 class Level:
@@ -35,6 +41,14 @@ class Level:
         self.visits = 0
         self.learnt = 0
         self.last = 0
+
+    @property
+    def slack(self) -> float:
+        """How far a bucket that was just met (anew) may lie off, beyond the noise."""
+        if self.learnt >= MEET_ROWS and self.rows >= BUCKET_ROWS:
+            return 0.0
+        slack = MEET_SLACK / (1 + self.learnt)
+        return slack if self.rows >= BUCKET_ROWS else slack + NEW_SLACK / (1 + self.rows)
 
     def visit(self, step: int) -> bool:
         """Note a batch; True when the bucket is met anew."""

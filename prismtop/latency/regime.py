@@ -9,7 +9,8 @@ from typing import NamedTuple
 from prismtop.latency.decode import DecodeModel
 from prismtop.latency.detector import DRIFT, SHIFT, Detector, Finding
 from prismtop.latency.features import Features
-from prismtop.latency.levels import Level
+from prismtop.latency.gross import GrossWatch
+from prismtop.latency.levels import BUCKET_ROWS, MEET_ROWS, Level
 from prismtop.latency.mixed import MixedModel
 from prismtop.latency.padding_choice import PaddingWatch, Seen
 from prismtop.latency.sensitivity import Sensitivity
@@ -25,18 +26,13 @@ SLOW_SPREADS, LESS = 3.0, 0.2
 """Beyond so many spreads a batch is not flagged yet, and weighs so much: the level must not run after it."""
 WARM_ROWS = 30
 """Batches of a regime before it judges."""
-BUCKET_ROWS = 20
-MEET_ROWS = 8
-"""Batches after which the level of a bucket that was met anew is known again."""
-MEET_SLACK = 0.04
 MEET_GATE = 0.08
-"""How far such a bucket may lie off and be taken for what it is, not for an anomaly."""
+"""How far a bucket that was met anew may lie off and be taken for what it is, not for an anomaly."""
 YOUNG_ROWS, YOUNG_BUCKET_ROWS = 150, 30
 QUARANTINE = 120
 """Batches that a regression which is no longer young waits before it learns one: drift is held against a
 model that has not seen it, and batches before an alert are never learnt.
 """
-NEW_SLACK = 0.15
 FREEZE = 5
 """Batches after a shift or drift fired for which nothing is learnt."""
 ACCEPT_BATCHES = 600
@@ -52,12 +48,6 @@ RELEARN_ROWS = 50
 NO_DRIFT_SPREAD = 0.02
 MIXED_NOISE = 0.2
 """Relative error of the regression for mixed batches: kernels jump, it does not."""
-GROSS, GROSS_NS = math.log(5.0), 100_000_000
-"""A batch with prefill whose shape is not larger than what was learnt is grossly slow beyond this (log ratio,
-and time), however little its model is trusted: no kernel jumps that far. Two in a row are an alert.
-"""
-GROSS_ROWS, GROSS_MOST = 30, 50
-"""Rows before such a thing can be said, and batches in a row after which it is believed to be normal."""
 CALIBRATION_ROWS = 8
 HOLDS = 0.05
 """A kept model that is off by no more than this is taken as it is."""
@@ -106,7 +96,6 @@ class Regime:
         levels: by bucket.
         trained, rejected: batches learnt from, and not.
         stale: why the model relearns; empty when it does not.
-        gross: batches in a row that were grossly slow, whatever their model is worth.
         moved: log of what relearning has moved the level by, against the first reference.
     """
 
@@ -122,7 +111,6 @@ class Regime:
         self.trained = 0
         self.rejected = 0
         self.stale = ""
-        self.gross = 0
         self.moved = 0.0
         self.drift = 0.0
         self.refit_ns: int | None = None
@@ -137,7 +125,7 @@ class Regime:
         self._recent: deque[float] = deque(maxlen=FASTER_BATCHES)
         self._relearnt = 0
         self._forest: object | None = None
-        self._largest = (0.0, 0.0, 0.0)
+        self._gross = GrossWatch()
 
     @property
     def state(self) -> ModelState:
@@ -145,6 +133,11 @@ class Regime:
         if self.stale:
             return ModelState.STALE
         return ModelState.READY if self.detector.ready else ModelState.LEARNING
+
+    @property
+    def gross(self) -> int:
+        """Batches in a row that were grossly slow, whatever their model is worth."""
+        return self._gross.count
 
     @property
     def alerting(self) -> bool:
@@ -182,7 +175,7 @@ class Regime:
             return None
         ns = raw * math.exp(level.fast)
         detector = self.detector
-        half = min(max(detector.flag_at, 2 * detector.spread), 1.0) + _slack(level)
+        half = min(max(detector.flag_at, 2 * detector.spread), 1.0) + level.slack
         return Expected(ns, ns * math.exp(-half), ns * math.exp(half), raw, level)
 
     def preview(self, features: Features, decode_ns: float) -> float | None:
@@ -209,27 +202,20 @@ class Regime:
         x = residual - level.fast
         against_anchor = residual - level.anchor
         mature = level.rows >= BUCKET_ROWS and level.visits > MEET_ROWS
-        slack = _slack(level)
+        slack = level.slack
         if isinstance(self.model, MixedModel):
             self._trust.note(x > self.detector.odd_at)
             if level.rows < BUCKET_ROWS or not self.trusted:
                 mature, slack = False, NEVER
             if self.detector.spread > NO_DRIFT_SPREAD:
                 against_anchor = 0.0  # what prompts were sent lately would look like drift
-            self.gross = self.gross + 1 if self._is_gross(x, target_ns, expected, features) else 0
+            self._gross.note(x, target_ns - expected.ns, features, 0 if self.stale else self.trained)
         finding = self.detector.judge(x, against_anchor, mature, slack)
         if self.gross:
             finding = Finding(True, SHIFT if self.gross > 1 else "")
         if shift and not finding.flag and self.detector.ready and x > max(0.01, shift / 2):
             finding = Finding(True, finding.rule)  # the whole process is slow: less evidence is enough
         return Judged(finding, x, against_anchor)
-
-    def _is_gross(self, x: float, target_ns: float, expected: Expected, features: Features | None) -> bool:
-        if features is None or x < GROSS or target_ns - expected.ns < GROSS_NS:
-            return False
-        if self.trained < GROSS_ROWS or self.stale or self.gross >= GROSS_MOST:
-            return False
-        return all(now <= most for now, most in zip(_shape(features), self._largest, strict=True))
 
     def learn(
         self,
@@ -240,9 +226,7 @@ class Regime:
         judged: Judged | None,
     ) -> None:
         """Learn from the batch as far as it can be trusted."""
-        if features.carries_prefill and not self.gross:
-            largest = self._largest
-            self._largest = tuple(map(max, largest, _shape(features)))  # type: ignore[assignment]
+        self._gross.learn(features)
         if expected is None or judged is None:
             self._fit(features, decode_ns, target_ns, 1.0)
             self.trained += 1
@@ -431,19 +415,6 @@ class Regime:
             for level in self.levels.values():
                 level.fast = level.anchor = 0.0
                 level.learnt = 0
-
-
-def _shape(features: Features) -> tuple[float, float, float]:
-    """What a batch with prefill can be larger in than others."""
-    return float(features.prefill or 0), float(features.size or 0), features.attention
-
-
-def _slack(level: Level) -> float:
-    """How far a bucket that was just met (anew) may lie off, beyond the noise."""
-    if level.learnt >= MEET_ROWS and level.rows >= BUCKET_ROWS:
-        return 0.0
-    slack = MEET_SLACK / (1 + level.learnt)
-    return slack if level.rows >= BUCKET_ROWS else slack + NEW_SLACK / (1 + level.rows)
 
 
 def _percent(log_ratio: float) -> str:

@@ -58,6 +58,8 @@ class Hook:
             return
         places = {n: parameters.index(n) for n in self.spec["names"]}
         self.positions = {n: at if at < code.co_argcount else 99 for n, at in places.items()}
+        # Not getattr of a name that is put together: the interpreter would keep each of those strings.
+        ways = {"monitoring": self.by_monitoring, "setattr": self.by_setattr, "code": self.by_code}
         for mechanism in mechanisms:
             if mechanism != "setattr" and not exact:
                 self.reason = "hidden by a decorator that does not set __wrapped__ (" + code.co_name + ")"
@@ -66,7 +68,7 @@ class Hook:
                 self.reason = "captured at start: setting the attribute would not reach it"
                 continue
             try:
-                self.reason = getattr(self, "by_" + mechanism)(found, f, code)
+                self.reason = ways[mechanism](found, f, code)
             except Exception as error:
                 self.reason = type(error).__name__ + ": " + str(error)[:120]
             if not self.reason:

@@ -184,6 +184,16 @@ def test_counters_have_short_names(name: str, device: str, text: str) -> None:
     assert counters.label(name, device) == text
 
 
+def test_a_label_that_is_too_long_keeps_which_counter_it_is() -> None:
+    said = counters.label("thread_runq_wait_ratio", "pid 7 tid 8 VLLM::EngineCore", width=16)
+    assert said == "VLLM:~ runq wait"
+
+
+def test_a_label_keeps_some_letters_of_whose_counter_it_is() -> None:
+    said = counters.label("thread_runq_wait_ratio", "pid 7 tid 8 VLLM::EngineCore", width=12)
+    assert said == "VLLM~ runq ~"
+
+
 @pytest.mark.parametrize(
     ("unit", "value", "text"),
     [

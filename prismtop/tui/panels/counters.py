@@ -37,6 +37,7 @@ def importance(name: str) -> int:
     return next((i for i, pattern in enumerate(_IMPORTANT) if pattern.search(name)), len(_IMPORTANT))
 
 
+_LEAST_WHERE = 5
 _KINDS = {"pid": "process"}
 _PROCESS = re.compile(r"pid (\d+)(?: tid (\d+)(?: (.+))?)?$")
 _SHORT = {
@@ -58,18 +59,19 @@ def device_names(frame: Frame) -> dict[int, str]:
     return names
 
 
-def label_of(counter: Counter, names: Mapping[int, str]) -> str:
-    """A counter's label; `pid 4242` is named by its role."""
+def label_of(counter: Counter, names: Mapping[int, str], width: int = 60) -> str:
+    """A counter's label on `width` cells; `pid 4242` is named by its role."""
     process = _PROCESS.match(counter.device)
     called = names.get(int(process[1]), "") if process and not process[2] else ""
-    return label(counter.name, counter.device, called)
+    return label(counter.name, counter.device, called, width)
 
 
 @lru_cache(4096)
-def label(name: str, device: str, called: str = "") -> str:
+def label(name: str, device: str, called: str = "", width: int = 60) -> str:
     """`gpu_sm_clock_mhz` of `gpu 0` is `gpu0 sm clock`, `host_cpu_busy_ratio` is `cpu busy`.
 
-    A process is its number or what it is `called`, a thread its name: `4242 cpu`, `python runq wait`.
+    A process is its number or what it is `called`, a thread its name: `4242 cpu`, `python runq wait`. Where
+    `width` cells are too few, whose counter it is gives way before which one it is.
     """
     words = _UNIT_SUFFIX.sub("", name).split("_")
     process = _PROCESS.match(device)
@@ -79,8 +81,11 @@ def label(name: str, device: str, called: str = "") -> str:
     if len(words) > 1 and words[0] in (kind, _KINDS.get(kind, ""), "thread", "net", "rdma", "host"):
         words = words[1:]
     words = [_SHORT.get(word, word) for word in words]
-    prefix = [] if device in ("", "host") else [where]
-    return safe_text(" ".join([*prefix, *words]), 60)
+    what = safe_text(" ".join(words), 60)
+    if device in ("", "host"):
+        return cut(what, width)
+    room = max(_LEAST_WHERE, width - len(what) - 1)
+    return cut(f"{cut(safe_text(where, 60), room)} {what}", width)
 
 
 def amount(counter: Counter) -> str:
@@ -167,7 +172,7 @@ def _cell(counter: Counter, frame: Frame, names: Mapping[int, str], width: int, 
     text = history_spark(history, counter.time_ns // 1_000_000_000, spark_width, glyphs)
     shown = "old" if stale else amount(counter)
     return [
-        (fit(cut(label_of(counter, names), name_width), name_width), "muted"),
+        (fit(label_of(counter, names, name_width), name_width), "muted"),
         (f" {cut(shown, value_width):>{value_width}} ", "warn" if stale else "base"),
         (text, "stage.prepare"),
     ]
@@ -251,7 +256,7 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
         text = history_spark(history, counter.time_ns // 1_000_000_000, room, glyphs)
         made.append(
             (
-                (f" {fit(cut(label_of(counter, names), 28), 28)} ", "base"),
+                (f" {fit(label_of(counter, names, 28), 28)} ", "base"),
                 (f"{cut(amount(counter), 11):>11}  ", "warn" if _stale(counter, frame.time_ns) else "strong"),
                 (f"{fit(cut(safe_text(counter.source, 8), 8), 8)} ", "muted"),
                 (text, "stage.prepare"),
