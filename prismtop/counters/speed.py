@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from prismtop.counters import speed_worker
-from prismtop.counters.files import read_bytes, read_int
+from prismtop.counters.files import KeptFile, read_int
 from prismtop.counters.sheet import Sheet
 from prismtop.counters.speed_worker import time_work
 
@@ -149,6 +149,8 @@ class SpeedReader:
     ) -> None:
         self._hottest = hottest
         self._proc = proc
+        self._thread: Thread | None = None
+        self._stat = KeptFile("")
         self._cpus = f"{sys}/devices/system/cpu"
         self._start = start
         self._work = work
@@ -181,6 +183,7 @@ class SpeedReader:
 
     def close(self) -> None:
         """End the worker."""
+        self._stat.close()
         if self._worker is not None:
             self._worker.close()
             self._worker = None
@@ -225,9 +228,14 @@ class SpeedReader:
         thread = self._hottest()
         if thread is None:
             return None
-        stat = read_bytes(f"{self._proc}/{thread[0]}/task/{thread[1]}/stat")
-        words = stat.rpartition(b")")[2].split() if stat else []
-        return int(words[_STAT_PROCESSOR]) if len(words) > _STAT_PROCESSOR else None
+        if thread != self._thread:
+            self._stat.close()
+            self._thread = thread
+            self._stat = KeptFile(f"{self._proc}/{thread[0]}/task/{thread[1]}/stat")
+        try:
+            return int(self._stat.read().rpartition(b")")[2].split()[_STAT_PROCESSOR])
+        except (OSError, IndexError, ValueError):  # it has ended
+            return None
 
     def _kind(self, core: int) -> int:
         """Cores of one kind share a baseline: those with the same highest clock, or capacity (arm64)."""
