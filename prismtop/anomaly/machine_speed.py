@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log
-from statistics import mean, median
+from statistics import mean, quantiles
 
 from prismtop.model import Alert
 
@@ -32,7 +32,8 @@ def fall(speeds: Speeds, start_ns: int, end_ns: int) -> float | None:
     inside = [speed for at, speed in speeds if start_ns - MARGIN_NS <= at <= end_ns + MARGIN_NS]
     if not inside or len(speeds) < FEWEST:
         return None
-    usual = median(speed for _, speed in speeds)
+    # The upper quartile: a machine that is slow half of the time is not usually slow.
+    usual = quantiles((speed for _, speed in speeds), n=4)[2]
     return 1 - mean(inside) / usual if usual > 0 else None
 
 
