@@ -8,8 +8,8 @@ not count, time in which the hardware was shared does.
 Neighbours slow single cores (two cores of one machine, seven minutes: correlation 0.1 to 0.2), so it has to
 be the engine's. A thread of ours must not go there: on a core that is fought over it waits (median 6 ms, one
 time in ten half a second), and prismtop's interpreter lock waits with it. So a process of its own does it, of
-which nobody minds that it waits; it takes the core for about 0.2 ms, twice a second. Where that cannot be,
-the sampler's own thread is timed on whichever core it has; the readings' source says so.
+which nobody minds that it waits; it takes the core for about 0.1 ms, four times a second. Where that cannot
+be, the sampler's own thread is timed on whichever core it has; the readings' source says so.
 
 On a machine that sets its clocks by load, a core that was idle may be timed before its clock has risen.
 """
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import subprocess
 import sys
 from collections import deque
@@ -32,16 +31,16 @@ from prismtop.counters.sheet import Sheet
 from prismtop.counters.speed_worker import time_work
 
 HZ = 2.0
-"""Readings a second."""
-SHORTEST_NS = 200_000_000
-"""Never more often."""
+"""Readings a second; each is of the half second before it."""
+SHORTEST_NS = 450_000_000
+"""Never more often: the worker takes 0.2 s for an answer."""
 BLOCK, RANK = 20, 2
 """Full speed: the second best of 20 consecutive readings (their best decile), in the best such block."""
 NO_BASELINE = f"no baseline yet: full speed is known after {BLOCK} readings"
 NO_TURN = "the worker has had no turn on the engine's core since the last reading"
+NOT_YET = "the first answer is on its way"
 ANYWHERE = "timing, any core"
 """Source of readings that are not of the engine's core."""
-_PATIENCE_S = 0.02
 _STAT_PROCESSOR = 36
 """Column of /proc/PID/task/TID/stat after the name: the core it ran on last (proc(5))."""
 
@@ -65,7 +64,7 @@ class Worker(Protocol):
         """Have it timed there. Raises OSError when the worker is gone."""
 
     def answer(self) -> Answer | None:
-        """What came, waiting for 20 ms at most. Raises OSError when the worker is gone."""
+        """What came since it was asked; never waits. Raises OSError when the worker is gone."""
 
     def close(self) -> None:
         """End it."""
@@ -86,6 +85,7 @@ class WorkerProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._out, False)
 
     def ask(self, core: int) -> None:
         """See `Worker`."""
@@ -93,11 +93,10 @@ class WorkerProcess:
 
     def answer(self) -> Answer | None:
         """See `Worker`."""
-        poll = select.poll()
-        poll.register(self._out, select.POLLIN)
-        if not poll.poll(_PATIENCE_S * 1000):
+        try:
+            words = os.read(self._out, 256).split()
+        except BlockingIOError:
             return None
-        words = os.read(self._out, 256).split()
         if len(words) < 3:
             raise BrokenPipeError("the worker has ended")
         return Answer(*(int(word) for word in words[-3:]))
@@ -156,7 +155,6 @@ class SpeedReader:
         self._work = work
         self._worker: Worker | None = None
         self._refused = False
-        self._waiting = False
         self._kinds: dict[int, int] = {}
         self._full: dict[int, _FullSpeed] = {}
         self._read_ns = -SHORTEST_NS
@@ -191,15 +189,16 @@ class SpeedReader:
     def _on(self, sheet: Sheet, core: int) -> None:
         if self._worker is None:
             self._worker = self._start()
-        if not self._waiting:
             self._worker.ask(core)
+            sheet.gap("host_cpu_speed_ratio", "host", NOT_YET)
+            return
         answer = self._worker.answer()
-        self._waiting = answer is None
         if answer is None:
             sheet.gap("host_cpu_speed_ratio", "host", NO_TURN)
         elif answer.took_ns < 0:  # a core outside of our own cpuset
             self._refuse()
         else:
+            self._worker.ask(core)
             sheet.rate("sampler_cpu_ratio", "speed worker", answer.used_ns, 1e-9)
             self._take(sheet, answer.core, answer.took_ns)
 

@@ -1,8 +1,9 @@
 """Times a short fixed piece of work on the core it is told: a process of its own, which waits there for its
 turn without holding anybody up. Run as a file; imports nothing of ours.
 
-Lines in: the number of a core. Lines out: that number, CPU time of the work in ns (or minus errno when it may
-not run there), CPU time of this process so far in ns. It ends when its input ends.
+Lines in: the number of a core. Lines out: that number, CPU time of the work in ns (the mean of two timings:
+neighbours come and go within a second; or minus errno when it may not run there), CPU time of this process
+so far in ns. It ends when its input ends.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import os
 import re
 import time
 
+TIMINGS, APART_S = 2, 0.2
 REPEATS = 3
-"""The shortest of so many counts: caches are cold in the first, an interrupt may hit another."""
+"""Of one timing: the shortest of so many counts. Caches are cold in the first, an interrupt may hit one."""
 
 # Python's matcher is an interpreter in C: branches and loads from the first cache, as in the host code of an
 # engine; it keeps the interpreter lock and calls nothing. Beside a busy sibling it takes 1.7 times as long, a
 # loop in Python 1.9 times, a multiplication of long numbers 1.3 times.
-_TEXT = "alpha beta 12 gamma," * 40
+_TEXT = "alpha beta 12 gamma," * 20
 _match = re.compile(r"(\d+)\D+(\d+)x").findall
 
 
@@ -37,7 +39,11 @@ def _time_on(core: int) -> int:
         os.sched_setaffinity(0, {core})
     except OSError as error:
         return -(error.errno or 1)
-    return time_work()
+    took = time_work()
+    for _ in range(TIMINGS - 1):
+        time.sleep(APART_S)
+        took += time_work()
+    return took // TIMINGS
 
 
 def main() -> None:
