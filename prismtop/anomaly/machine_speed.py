@@ -19,8 +19,8 @@ COMPARABLE = 0.5
 """Share of an alert's slowdown (of its logarithm) that the core's must be to be called its cause."""
 FEWEST = 20
 """Readings without which nothing is known."""
-MARGIN_NS = 10**9 // 2
-"""Readings are half a second apart: one so close to an interval tells about it."""
+MARGIN_NS = 10**9
+"""A reading is of the second before it: one that comes so late still tells about an interval."""
 RECENT_NS = 2 * 10**9
 
 Speeds = Sequence[tuple[int, float]]
@@ -29,7 +29,7 @@ Speeds = Sequence[tuple[int, float]]
 
 def fall(speeds: Speeds, start_ns: int, end_ns: int) -> float | None:
     """By what share the core was slower in an interval than it usually is; None when it was not measured."""
-    inside = [speed for at, speed in speeds if start_ns - MARGIN_NS <= at <= end_ns + MARGIN_NS]
+    inside = [speed for at, speed in speeds if start_ns < at <= end_ns + MARGIN_NS]
     if not inside or len(speeds) < FEWEST:
         return None
     # The upper quartile: a machine that is slow half of the time is not usually slow.

@@ -1,7 +1,7 @@
 """The sampler: reads counters in threads of its own, at a rate of its own.
 
 One thread reads the host and the processes, another one the devices, so that a driver that hangs costs the
-device counters only; a third one times the processor. All measure what they cost.
+device counters only. Both measure what they cost.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from prismtop.counters.catalogue import SLOW_S
@@ -37,15 +37,11 @@ class Sampler:
     Args:
         lanes: what each thread reads, by its name.
         hz: rounds a second of fast counters.
-        own_hz: the same, of lanes that differ.
     """
 
-    def __init__(
-        self, lanes: Mapping[str, Opener], hz: float = 1.0, own_hz: Mapping[str, float] | None = None
-    ) -> None:
+    def __init__(self, lanes: dict[str, Opener], hz: float = 1.0) -> None:
         self._out: deque[tuple[Counter, ...]] = deque(maxlen=KEPT_ROUNDS)
-        rates = own_hz or {}
-        self._lanes = [_Lane(name, opener, rates.get(name, hz), self._out) for name, opener in lanes.items()]
+        self._lanes = [_Lane(name, opener, hz, self._out) for name, opener in lanes.items()]
         for lane in self._lanes:
             lane.start()
 
@@ -196,6 +192,17 @@ def host_readers(group: Group | None, proc: str = "/proc", sys: str = "/sys") ->
     )
 
 
+def watching_readers(group: Group | None) -> Sequence[Reader]:
+    """The readers of the host and of the processes, and the one that times the engine's core for as long as
+    they watch."""
+    from prismtop.counters.process import ProcessReader
+    from prismtop.counters.speed import SpeedReader
+
+    readers = host_readers(group)
+    processes = next(reader for reader in readers if isinstance(reader, ProcessReader))
+    return (*readers, SpeedReader(processes.hottest))
+
+
 def device_readers(sheet: Sheet, group: Group | None) -> Sequence[Reader]:
     """Readers of the devices that are here; a machine without any says so once."""
     from prismtop.counters.device import Where, open_vendors, why_no_device
@@ -207,27 +214,11 @@ def device_readers(sheet: Sheet, group: Group | None) -> Sequence[Reader]:
 
 
 def make_sampler(settings: Settings, group: Group | None) -> Sampler:
-    """Start sampling the host, the processes of `group`, the speed of their core, and the devices."""
-    from prismtop.counters.process import ProcessReader
-    from prismtop.counters.speed import HZ, SpeedReader
-
-    watched: list[ProcessReader] = []
-
-    def host(sheet: Sheet) -> Sequence[Reader]:
-        readers = host_readers(group)
-        watched.extend(reader for reader in readers if isinstance(reader, ProcessReader))
-        return readers
-
-    def hottest() -> tuple[int, int] | None:
-        return watched[0].hottest() if watched else None
-
-    hz = settings.counters_hz
+    """Start sampling the host, the processes of `group`, and the devices."""
     return Sampler(
         {
-            "host": host,
+            "host": lambda sheet: watching_readers(group),
             "devices": lambda sheet: device_readers(sheet, group),
-            "speed": lambda sheet: (SpeedReader(hottest),),
         },
-        hz,
-        {"speed": HZ * min(1.0, hz)},
+        settings.counters_hz,
     )

@@ -21,9 +21,8 @@ GUARD_NS = SECOND
 """Left out before an episode: counters describe a period, and detectors place a start with some delay."""
 LEAD_NS = 15 * SECOND
 """The onset of a series is looked for from so long before the episode."""
-SPACING_NS = 2 * SECOND // 5
-"""Readings of a series closer together than this are not kept: memory, not resolution, is what is short. Two
-a second are, though they are never exactly half a second apart."""
+SPACING_NS = SECOND // 2
+"""Readings of a series closer together than this are not kept: memory, not resolution, is what is short."""
 POINTS = 400
 SERIES = 1024
 OBSERVED_PER_S = 8.0

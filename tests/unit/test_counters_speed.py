@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,9 @@ from prismtop.counters.speed import (
     BLOCK,
     NO_BASELINE,
     NO_TURN,
-    NOT_YET,
-    SHORTEST_NS,
-    Answer,
     SpeedReader,
+    Timing,
+    Worker,
     WorkerProcess,
 )
 from prismtop.counters.speed_worker import time_work
@@ -32,132 +31,178 @@ WAIT_S = 20.0
 
 
 class FakeWorker:
-    """Says what each piece of work took; None is: it had no turn; 0 is: it has ended."""
+    """Hands out what tests say that it timed."""
 
-    def __init__(self, took: Iterable[int | None]) -> None:
-        self.took = iter(took)
-        self.asked: list[int] = []
-        self.closed = False
+    def __init__(self) -> None:
+        self.made: list[Timing] = []
+        self.followed: list[str] = []
+        self.ended = self.closed = False
 
-    def ask(self, core: int) -> None:
-        self.asked.append(core)
+    def follow(self, path: str) -> None:
+        self.followed.append(path)
 
-    def answer(self) -> Answer | None:
-        took = next(self.took)
-        if took == 0:
-            raise BrokenPipeError("gone")
-        return None if took is None else Answer(self.asked[-1], took, 10**6 * len(self.asked))
+    def timings(self) -> Sequence[Timing]:
+        if self.ended:
+            raise BrokenPipeError(errno.EPIPE, "gone")
+        made, self.made = self.made, []
+        return made
 
     def close(self) -> None:
         self.closed = True
 
 
-def proc_with(tmp_path: Path, core: int = 3) -> str:
-    """A /proc in which thread 7 of process 5 ran last on that core."""
-    tail = " ".join(["0"] * 35)
-    return plant(tmp_path / "proc", {"5/task/7/stat": f"7 (a b) S {tail} {core} 0 0\n"})
+class Watch:
+    """A reader with its worker. `took` gives one reading from timings on a core; None is a core without
+    any.
+    """
+
+    def __init__(self, sys: str = "/sys") -> None:
+        self.worker = FakeWorker()
+        self.thread: tuple[int, int] | None = (5, 7)
+        self.reader = SpeedReader(
+            lambda: self.thread, "/proc", sys, lambda: self.worker, work=lambda: FULL_NS
+        )
+        self.rounds = Rounds(self.reader)
+
+    def took(self, *took_ns: int, core: int = 3, seconds: float = 1.0) -> Readings:
+        self.worker.made += [Timing(core, one, 1000) for one in took_ns]
+        return self.rounds.round(seconds=seconds)
+
+    def failed(self, code: int) -> Readings:
+        self.worker.made.append(Timing(-1, code, 0))
+        return self.rounds.round()
 
 
-def reading(tmp_path: Path, *took: int | None) -> tuple[Rounds, FakeWorker]:
-    """A reader whose worker was asked once."""
-    worker = FakeWorker(took)
-    sys = str(tmp_path / "sys")
-    reader = SpeedReader(lambda: (5, 7), proc_with(tmp_path), sys, lambda: worker, work=lambda: FULL_NS)
-    rounds = Rounds(reader)
-    assert reason(rounds.round(), HOST) == NOT_YET
-    return rounds, worker
+def test_there_is_no_speed_before_there_is_a_baseline() -> None:
+    watch = Watch()
+    assert reason(watch.took(FULL_NS), HOST) == NO_BASELINE
+    assert value(watch.took(*[FULL_NS] * (BLOCK - 1)), HOST) == 1
 
 
-def last_of(rounds: Rounds, count: int) -> Readings:
-    readings: Readings = {}
-    for _ in range(count):
-        readings = rounds.round()
-    return readings
-
-
-def test_there_is_no_speed_before_there_is_a_baseline(tmp_path: Path) -> None:
-    rounds, _ = reading(tmp_path, *[FULL_NS] * BLOCK)
-    assert reason(rounds.round(), HOST) == NO_BASELINE
-    assert value(last_of(rounds, BLOCK - 1), HOST) == 1
-
-
-def test_the_speed_is_a_share_of_the_best_decile(tmp_path: Path) -> None:
+def test_the_speed_is_a_share_of_the_best_decile() -> None:
+    watch = Watch()
     lucky = FULL_NS // 2
-    rounds, _ = reading(tmp_path, lucky, *[FULL_NS] * (BLOCK - 1), 2 * FULL_NS)
-    assert value(last_of(rounds, BLOCK + 1), HOST) == pytest.approx(0.5)
+    watch.took(lucky, lucky, lucky, *[FULL_NS] * (BLOCK - 3))
+    assert value(watch.took(2 * FULL_NS), HOST) == pytest.approx(0.5)
 
 
-def test_a_slow_time_however_long_does_not_become_the_full_speed(tmp_path: Path) -> None:
-    rounds, _ = reading(tmp_path, *[FULL_NS] * BLOCK, *[2 * FULL_NS] * 10 * BLOCK)
-    assert value(last_of(rounds, 11 * BLOCK), HOST) == pytest.approx(0.5)
+def test_a_reading_is_the_speed_over_all_its_timings() -> None:
+    watch = Watch()
+    watch.took(*[FULL_NS] * BLOCK)
+    assert value(watch.took(FULL_NS, FULL_NS, 2 * FULL_NS, 2 * FULL_NS), HOST) == pytest.approx(2 / 3)
 
 
-def test_a_start_at_half_speed_is_put_right_without_a_fall(tmp_path: Path) -> None:
-    rounds, _ = reading(tmp_path, *[2 * FULL_NS] * BLOCK, *[FULL_NS] * BLOCK, 2 * FULL_NS)
-    last_of(rounds, BLOCK)
-    speeds = [value(rounds.round(), HOST) for _ in range(BLOCK)]
+def test_a_slow_time_however_long_does_not_become_the_full_speed() -> None:
+    watch = Watch()
+    watch.took(*[FULL_NS] * BLOCK)
+    assert value(watch.took(*[2 * FULL_NS] * 10 * BLOCK), HOST) == pytest.approx(0.5)
+
+
+def test_a_start_at_half_speed_is_put_right_without_a_fall() -> None:
+    watch = Watch()
+    watch.took(*[2 * FULL_NS] * BLOCK)
+    speeds = [value(watch.took(FULL_NS), HOST) for _ in range(BLOCK)]
     assert speeds == [1.0] * BLOCK
-    assert value(rounds.round(), HOST) == pytest.approx(0.5)
+    assert value(watch.took(2 * FULL_NS), HOST) == pytest.approx(0.5)
 
 
-def test_the_engines_core_is_timed_and_named(tmp_path: Path) -> None:
-    rounds, worker = reading(tmp_path, *[FULL_NS] * BLOCK)
-    readings = last_of(rounds, BLOCK)
-    assert worker.asked == [3] * (BLOCK + 1)
+def test_the_core_of_the_hottest_thread_is_timed_and_named() -> None:
+    watch = Watch()
+    readings = watch.took(*[FULL_NS] * BLOCK)
+    assert watch.worker.followed == ["/proc/5/task/7/stat"]
     assert value(readings, CORE, "core 3") == 1
     assert readings[HOST, "host"].source == "timing"
 
 
+def test_another_thread_is_followed_when_it_is_hotter() -> None:
+    watch = Watch()
+    watch.took(FULL_NS)
+    watch.thread = (5, 9)
+    watch.took(FULL_NS)
+    assert watch.worker.followed == ["/proc/5/task/7/stat", "/proc/5/task/9/stat"]
+
+
+def test_a_thread_that_ended_is_followed_no_longer() -> None:
+    watch = Watch()
+    watch.took(FULL_NS)
+    watch.failed(errno.ENOENT)
+    watch.took(FULL_NS)
+    assert len(watch.worker.followed) == 2
+    assert not watch.worker.closed
+
+
+def test_cores_are_told_apart_and_the_host_is_both() -> None:
+    watch = Watch()
+    watch.took(*[FULL_NS] * BLOCK)
+    watch.worker.made.append(Timing(4, 3 * FULL_NS, 1000))
+    readings = watch.took(FULL_NS)
+    assert value(readings, CORE, "core 3") == 1
+    assert value(readings, CORE, "core 4") == pytest.approx(1 / 3)
+    assert value(readings, HOST) == pytest.approx(0.5)
+
+
 def test_kinds_of_cores_are_not_compared_with_each_other(tmp_path: Path) -> None:
-    cpus = "sys/devices/system/cpu"
-    plant(tmp_path, {f"{cpus}/cpu3/cpu_capacity": 1024, f"{cpus}/cpu4/cpu_capacity": 400})
-    rounds, _ = reading(tmp_path, *[FULL_NS] * BLOCK, *[3 * FULL_NS] * (BLOCK + 1))
-    last_of(rounds, BLOCK)
-    (tmp_path / "proc/5/task/7/stat").write_text(f"7 (a b) S {' '.join(['0'] * 35)} 4 0 0\n")
-    assert value(last_of(rounds, BLOCK + 1), CORE, "core 4") == 1
+    cpus = "devices/system/cpu"
+    watch = Watch(plant(tmp_path, {f"{cpus}/cpu3/cpu_capacity": 1024, f"{cpus}/cpu4/cpu_capacity": 400}))
+    watch.took(*[FULL_NS] * BLOCK)
+    assert value(watch.took(*[3 * FULL_NS] * BLOCK, core=4), CORE, "core 4") == 1
 
 
-def test_a_worker_without_a_turn_is_not_asked_again_until_it_answers(tmp_path: Path) -> None:
-    rounds, worker = reading(tmp_path, *[FULL_NS] * BLOCK, None, None, FULL_NS)
-    last_of(rounds, BLOCK)
-    assert reason(rounds.round(), HOST) == NO_TURN
-    assert HOST not in {name for name, _ in rounds.round()}
-    assert len(worker.asked) == BLOCK + 1
-    assert value(rounds.round(), HOST) == 1
+def test_a_worker_without_a_turn_is_waited_for_and_told_after_two_seconds() -> None:
+    watch = Watch()
+    watch.took(*[FULL_NS] * BLOCK)
+    assert HOST not in {name for name, _ in watch.took()}
+    assert reason(watch.took(), HOST) == NO_TURN
+    assert value(watch.took(FULL_NS), HOST) == 1
 
 
-@pytest.mark.parametrize("answer", [-errno.EINVAL, 0], ids=["a core that is not ours", "a worker that ended"])
-def test_where_no_worker_can_be_any_core_is_timed_and_the_source_says_so(tmp_path: Path, answer: int) -> None:
-    rounds, worker = reading(tmp_path, answer)
-    rounds.round()
-    readings = last_of(rounds, BLOCK)
-    assert worker.closed
+def test_rounds_in_between_have_no_reading_of_their_own() -> None:
+    watch = Watch()
+    watch.took(*[FULL_NS] * BLOCK)
+    assert not any(watch.took(seconds=0.1) for _ in range(5))
+
+
+def test_on_a_core_that_is_not_ours_any_core_is_timed_and_the_source_says_so() -> None:
+    watch = Watch()
+    watch.took(*[FULL_NS] * BLOCK)
+    watch.failed(errno.EINVAL)
+    readings = [watch.took() for _ in range(BLOCK)][-1]
+    assert watch.worker.closed
+    assert value(readings, HOST) == 1
     assert readings[HOST, "host"].source == ANYWHERE
     assert CORE not in {name for name, _ in readings}
 
 
-def test_a_worker_that_cannot_be_started_is_not_needed(tmp_path: Path) -> None:
-    def refused() -> FakeWorker:
+def test_a_worker_that_was_killed_is_not_started_again() -> None:
+    watch = Watch()
+    watch.took(*[FULL_NS] * BLOCK)
+    watch.worker.ended = True
+    readings = [watch.took() for _ in range(BLOCK)][-1]
+    assert readings[HOST, "host"].source == ANYWHERE
+    assert len(watch.worker.followed) == 1
+
+
+def test_a_worker_that_cannot_be_started_is_not_needed() -> None:
+    def refused() -> Worker:
         raise PermissionError(errno.EPERM, "no")
 
-    reader = SpeedReader(lambda: (5, 7), proc_with(tmp_path), start=refused, work=lambda: FULL_NS)
-    rounds = Rounds(reader)
-    rounds.round()
-    assert value(last_of(rounds, BLOCK), HOST) == 1
+    rounds = Rounds(SpeedReader(lambda: (5, 7), start=refused, work=lambda: FULL_NS))
+    assert value([rounds.round() for _ in range(BLOCK)][-1], HOST) == 1
 
 
-def test_an_engine_that_ended_leaves_any_core(tmp_path: Path) -> None:
-    worker = FakeWorker([])
-    reader = SpeedReader(lambda: (5, 8), proc_with(tmp_path), start=lambda: worker, work=lambda: FULL_NS)
-    assert last_of(Rounds(reader), BLOCK)[HOST, "host"].source == ANYWHERE
-    assert worker.asked == []
+def test_without_an_engine_any_core_is_timed_and_no_worker_started() -> None:
+    watch = Watch()
+    watch.thread = None
+    readings = [watch.took() for _ in range(BLOCK)][-1]
+    assert readings[HOST, "host"].source == ANYWHERE
+    assert watch.worker.followed == []
 
 
-def test_it_is_never_read_more_often_than_it_may_cost(tmp_path: Path) -> None:
-    rounds, worker = reading(tmp_path, *[FULL_NS] * 9)
-    for _ in range(10):
-        rounds.round(seconds=SHORTEST_NS / 2e9)
-    assert len(worker.asked) == 1 + 5
+def test_the_worker_is_closed_with_the_reader() -> None:
+    watch = Watch()
+    watch.took(FULL_NS)
+    watch.reader.close()
+    assert watch.worker.closed
 
 
 def test_who_looks_once_gets_a_baseline_at_once() -> None:
@@ -179,43 +224,60 @@ def test_the_work_takes_time_of_this_thread_and_not_of_others() -> None:
         other.join()
 
 
-def answer_of(worker: WorkerProcess) -> Answer:
+def timings_of(worker: WorkerProcess, count: int = 1) -> list[Timing]:
     end = time.monotonic() + WAIT_S
-    while (answer := worker.answer()) is None:
-        assert time.monotonic() < end, "the worker does not answer"
+    made: list[Timing] = []
+    while len(made) < count:
+        assert time.monotonic() < end, "the worker says nothing"
         time.sleep(0.01)
-    return answer
+        made += worker.timings()
+    return made
 
 
-def test_the_worker_times_the_work_on_the_core_that_it_is_told() -> None:
-    core = min(os.sched_getaffinity(0))
-    worker = WorkerProcess()
-    try:
-        worker.ask(core)
-        answer = answer_of(worker)
-    finally:
-        worker.close()
-    assert answer.core == core
-    assert answer.took_ns > 0
-    assert answer.used_ns > answer.took_ns
+def own_stat() -> str:
+    return f"/proc/{os.getpid()}/task/{threading.get_native_id()}/stat"
 
 
-def test_the_worker_says_that_a_core_is_not_there() -> None:
-    worker = WorkerProcess()
-    try:
-        worker.ask(1000)
-        assert answer_of(worker).took_ns == -errno.EINVAL
-    finally:
-        worker.close()
-
-
-def test_the_worker_ends_with_its_reader_and_leaves_the_affinity_of_prismtop_alone() -> None:
+def test_the_worker_times_the_work_where_the_thread_ran() -> None:
     before = os.sched_getaffinity(0)
+    worker = WorkerProcess()
+    try:
+        worker.follow(own_stat())
+        first, second = timings_of(worker, 2)[:2]
+    finally:
+        worker.close()
+    assert {first.core, second.core} <= before
+    assert 0 < first.took_ns < second.used_ns
+    assert first.used_ns < second.used_ns
+    assert os.sched_getaffinity(0) == before
+
+
+def test_the_worker_says_that_a_thread_has_ended_and_follows_another() -> None:
+    worker = WorkerProcess()
+    try:
+        worker.follow("/proc/0/task/0/stat")
+        assert timings_of(worker)[0][:2] == (-1, errno.ENOENT)
+        worker.follow(own_stat())
+        assert timings_of(worker)[0].core >= 0
+    finally:
+        worker.close()
+
+
+def test_the_worker_ends_with_its_input() -> None:
+    worker = WorkerProcess()
+    worker.follow(own_stat())
+    timings_of(worker)
+    stdin = worker._process.stdin
+    assert stdin is not None
+    stdin.close()
+    assert worker._process.wait(WAIT_S) == 0
+    worker.close()
+
+
+def test_a_reader_with_the_real_worker_leaves_nothing_behind() -> None:
     reader = SpeedReader(lambda: (os.getpid(), threading.get_native_id()))
-    sheet = Sheet()
-    reader.read(sheet, slow=False)
+    reader.read(Sheet(), slow=False)
     assert isinstance(reader._worker, WorkerProcess)
     process = reader._worker._process
     reader.close()
     assert process.poll() is not None
-    assert os.sched_getaffinity(0) == before
