@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, with_derived
@@ -38,6 +38,9 @@ ANSWER_SHARE = 0.005
 """Share of a core that answers may take in the long run: in a storm of alerts they come later."""
 ANSWER_BURST_S = 0.4
 """CPU seconds of answers that may come at once."""
+NEARLY_ALL = 0.95
+FEWEST_LOST = 8
+"""Batches of an episode from which it can be told when it was over."""
 CHANGED = 0.03
 """Scores that moved by less are the same answer."""
 
@@ -215,6 +218,8 @@ class LiveDiagnoser:
             for id_, span in self._spans.items()
             if id_ != alert.id and span[1] + SECOND >= start - BASELINE_NS and span[0] < start
         ]
+        batches = self._observations(alert, frame, others)
+        end = min(end, _lost_by(batches[1], end))
         series = {key: list(points) for key, points in self._series.items()}
         counters: dict[Key, Windows] = {}
         for key, points in with_derived(series, self._roles).items():
@@ -222,7 +227,7 @@ class LiveDiagnoser:
             counters[key] = _windows(points, start, end, period, others)
         return gather(
             counters,
-            self._observations(alert, frame, others),
+            (batches[0], [seen for seen in batches[1] if seen.time_ns <= end]),
             texts=self._texts,
             slower=None if alert.excess_pct is None else alert.excess_pct / 100,
             onset_ns=start,
@@ -269,6 +274,24 @@ def _windows(
         if time_ns >= start - LEAD_NS:
             lead.append(point)
     return baseline, incident, lead
+
+
+def _lost_by(incident: Sequence[Observation], end_ns: int) -> int:
+    """When an episode had lost nearly all of the time that it lost. Alerts close late, and what the machine
+    did while batches were as fast as ever again tells nothing about why they had been slow.
+    """
+    lost = [
+        0.0 if seen.excess is None else max(0.0, seen.duration_ns * (1 - 1 / max(seen.excess, 1.0)))
+        for seen in incident
+    ]
+    if len(incident) < FEWEST_LOST:
+        return end_ns
+    enough, gone = NEARLY_ALL * math.fsum(lost), 0.0
+    for seen, more in zip(incident, lost, strict=True):
+        gone += more
+        if gone and gone >= enough:
+            return seen.time_ns + seen.duration_ns
+    return end_ns
 
 
 def _inside(time_ns: int, spans: Iterable[tuple[int, int]]) -> bool:
