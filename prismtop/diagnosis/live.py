@@ -218,8 +218,9 @@ class LiveDiagnoser:
             for id_, span in self._spans.items()
             if id_ != alert.id and span[1] + SECOND >= start - BASELINE_NS and span[0] < start
         ]
+        slower = None if alert.excess_pct is None else alert.excess_pct / 100
         batches = self._observations(alert, frame, others)
-        end = min(end, _lost_by(batches[1], end))
+        end = min(end, _lost_by(batches[1], end, slower))
         series = {key: list(points) for key, points in self._series.items()}
         counters: dict[Key, Windows] = {}
         for key, points in with_derived(series, self._roles).items():
@@ -229,7 +230,7 @@ class LiveDiagnoser:
             counters,
             (batches[0], [seen for seen in batches[1] if seen.time_ns <= end]),
             texts=self._texts,
-            slower=None if alert.excess_pct is None else alert.excess_pct / 100,
+            slower=slower,
             onset_ns=start,
         )
 
@@ -276,16 +277,21 @@ def _windows(
     return baseline, incident, lead
 
 
-def _lost_by(incident: Sequence[Observation], end_ns: int) -> int:
+def _lost_by(incident: Sequence[Observation], end_ns: int, slower: float | None) -> int:
     """When an episode had lost nearly all of the time that it lost. Alerts close late, and what the machine
     did while batches were as fast as ever again tells nothing about why they had been slow.
+
+    Args:
+        slower: by how much the detector says that its batches are; those that are less than half as slow are
+            noise here.
     """
-    lost = [
-        0.0 if seen.excess is None else max(0.0, seen.duration_ns * (1 - 1 / max(seen.excess, 1.0)))
-        for seen in incident
-    ]
     if len(incident) < FEWEST_LOST:
         return end_ns
+    least = 1 + max(0.0, slower or 0.0) / 2
+    lost = [
+        seen.duration_ns * (1 - 1 / seen.excess) if seen.excess is not None and seen.excess > least else 0.0
+        for seen in incident
+    ]
     enough, gone = NEARLY_ALL * math.fsum(lost), 0.0
     for seen, more in zip(incident, lost, strict=True):
         gone += more
