@@ -39,6 +39,8 @@ ANSWER_SHARE = 0.005
 ANSWER_BURST_S = 0.4
 """CPU seconds of answers that may come at once."""
 NEARLY_ALL = 0.95
+LATE_SHARE = 0.2
+"""Share of an alert for which it must have been over to be cut there."""
 FEWEST_LOST = 8
 """Batches of an episode from which it can be told when it was over."""
 CHANGED = 0.03
@@ -220,7 +222,9 @@ class LiveDiagnoser:
         ]
         slower = None if alert.excess_pct is None else alert.excess_pct / 100
         batches = self._observations(alert, frame, others)
-        end = min(end, _lost_by(batches[1], end, slower))
+        lost_by = _lost_by(batches[1], end, slower)
+        if end - lost_by > LATE_SHARE * (end - start):
+            end = lost_by
         series = {key: list(points) for key, points in self._series.items()}
         counters: dict[Key, Windows] = {}
         for key, points in with_derived(series, self._roles).items():

@@ -11,11 +11,12 @@ from itertools import pairwise
 import pytest
 
 from prismtop.diagnosis.hypotheses import CAUSE_IDS, HYPOTHESES, USED_SIGNALS
-from prismtop.diagnosis.live import OBSERVED, POINTS, SERIES, LiveDiagnoser, _inside, _windows
+from prismtop.diagnosis.live import OBSERVED, POINTS, SERIES, LiveDiagnoser, _inside, _lost_by, _windows
+from prismtop.diagnosis.observations import Observation, observe
 from prismtop.diagnosis.ranking import NAMED
 from prismtop.diagnosis.signals import SIGNALS
-from prismtop.model import Counter, Mode
-from tests.factories import MS, make_frame
+from prismtop.model import Batch, Counter, Mode, Prediction
+from tests.factories import MS, make_batch, make_frame
 from tests.unit.diagnosis_world import (
     GPU_COUNTERS,
     HOST_COUNTERS,
@@ -285,6 +286,52 @@ def test_an_earlier_episode_is_not_part_of_the_baseline() -> None:
     assert not [time for time, _ in baseline if 20 * SECOND <= time <= 31 * SECOND]
     assert len(baseline) == 60 - 11 - 12
     assert incident
+
+
+def seen_at(at_s: float, excess: float | None, ms: float = 10.0) -> Observation:
+    predicted = None if excess is None else Prediction(int(ms / excess * MS), 0, 1 << 40)
+    return observe(
+        make_batch(round(at_s * 10), int(at_s * SECOND), duration_ns=int(ms * MS), prediction=predicted)
+    )
+
+
+def test_an_alert_that_closes_late_is_explained_by_the_time_in_which_batches_were_slow() -> None:
+    slow = [seen_at(at / 10, 2.0) for at in range(40)]
+    fast = [seen_at(4 + at / 10, 1.05 if at % 2 else 0.95) for at in range(100)]
+    assert 3.5 * SECOND < _lost_by([*slow, *fast], 14 * SECOND, 1.0) < 4.5 * SECOND
+
+
+@pytest.mark.parametrize(
+    "incident",
+    [
+        pytest.param([seen_at(at / 10, 2.0) for at in range(3)], id="too few batches"),
+        pytest.param([seen_at(at / 10, None) for at in range(60)], id="no predictions"),
+        pytest.param([seen_at(at / 10, 0.98) for at in range(60)], id="gaps between batches, none slow"),
+    ],
+)
+def test_where_it_cannot_be_told_when_batches_were_slow_the_whole_alert_is(
+    incident: list[Observation],
+) -> None:
+    assert _lost_by(incident, 6 * SECOND, 1.0) == 6 * SECOND
+
+
+class ClosesLate(World):
+    """Its alert stays open three times as long again as the fault lasted."""
+
+    def _readings(self, now: int, fault: Fault) -> Iterator[Counter]:
+        return super()._readings(now, fault if now < self._over_ns else Fault())
+
+    def _batch(self, at: int, fault: Fault) -> Batch:
+        return super()._batch(at, fault if at < self._over_ns else Fault())
+
+    @property
+    def _over_ns(self) -> int:
+        return self.fault_ns + int(self.fault_s * SECOND / 4)
+
+
+def test_a_cause_that_was_seen_is_not_forgotten_while_the_alert_stays_open() -> None:
+    late = ClosesLate(FAULTS["cpu_contention"], fault_s=24.0)
+    assert late.run()[0].id == "cpu_contention"
 
 
 def test_memory_is_bounded_however_much_comes() -> None:
