@@ -9,7 +9,8 @@ Neighbours slow single cores (two cores of one machine, seven minutes: correlati
 be the engine's. A thread of ours must not go there: on a core that is fought over it waits (median 6 ms, one
 time in ten half a second), and prismtop's interpreter lock waits with it. So a process of its own does it, of
 which nobody minds that it waits; it takes the core for about 0.15 ms, four times a second. Where that cannot
-be, the sampler's own thread is timed on whichever core it has; the readings' source says so.
+be (a cpuset, a machine with isolated cores), the sampler's own thread is timed on whichever core it has; the
+readings' source says so.
 
 An engine that is moved between cores within a period is met on each as often as it was there, so that short
 slowdowns are a matter of luck. On a machine that sets its clocks by load, a core that was idle may be timed
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from prismtop.counters import speed_worker
-from prismtop.counters.files import read_int
+from prismtop.counters.files import read_int, read_text
 from prismtop.counters.sheet import Sheet
 from prismtop.counters.speed_worker import time_work
 
@@ -73,7 +74,7 @@ class WorkerProcess:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(speed_worker.__file__))],
+            [sys.executable or "python3", "-I", "-S", str(Path(speed_worker.__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -153,7 +154,10 @@ class SpeedReader:
         self._work = work
         self._worker: Worker | None = None
         self._thread: Thread | None = None
-        self._refused = False
+        # Whoever set cores apart wants nobody else's work there, however short. Without any the files are empty,
+        # missing, or say `(null)`.
+        kept = [read_text(f"{self._cpus}/{name}") or "" for name in ("isolated", "nohz_full")]
+        self._refused = any(map(str.isdigit, "".join(kept)))
         self._heard_ns = 0
         self._kinds: dict[int, int] = {}
         self._full: dict[int, _FullSpeed] = {}

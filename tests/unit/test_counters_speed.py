@@ -173,6 +173,20 @@ def test_on_a_core_that_is_not_ours_any_core_is_timed_and_the_source_says_so() -
     assert CORE not in {name for name, _ in readings}
 
 
+@pytest.mark.parametrize("kept", ["isolated", "nohz_full"])
+def test_on_a_machine_with_cores_set_apart_no_worker_goes_anywhere(tmp_path: Path, kept: str) -> None:
+    watch = Watch(plant(tmp_path, {f"devices/system/cpu/{kept}": "2-7\n"}))
+    readings = [watch.took() for _ in range(BLOCK)][-1]
+    assert readings[HOST, "host"].source == ANYWHERE
+    assert watch.worker.followed == []
+
+
+def test_a_kernel_that_names_no_isolated_core_isolates_none(tmp_path: Path) -> None:
+    watch = Watch(plant(tmp_path, {"devices/system/cpu/nohz_full": "(null)\n"}))
+    watch.took(FULL_NS)
+    assert watch.worker.followed
+
+
 def test_a_worker_that_was_killed_is_not_started_again() -> None:
     watch = Watch()
     watch.took(*[FULL_NS] * BLOCK)
