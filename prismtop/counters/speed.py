@@ -154,8 +154,8 @@ class SpeedReader:
         self._work = work
         self._worker: Worker | None = None
         self._thread: Thread | None = None
-        # Whoever set cores apart wants nobody else's work there, however short. Without any the files are empty,
-        # missing, or say `(null)`.
+        # Whoever set cores apart wants nobody else's work there, however short. Without any the files are
+        # empty, missing, or say `(null)`.
         kept = [read_text(f"{self._cpus}/{name}") or "" for name in ("isolated", "nohz_full")]
         self._refused = any(map(str.isdigit, "".join(kept)))
         self._heard_ns = 0
