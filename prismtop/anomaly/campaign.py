@@ -9,6 +9,7 @@ from prismtop.anomaly.effect import Measure
 from prismtop.anomaly.episodes import CampaignScore, Episode, match, score
 from prismtop.anomaly.injector_process import InjectorProcess
 from prismtop.anomaly.labels import Label
+from prismtop.anomaly.machine_speed import COUNTER, is_normal
 from prismtop.anomaly.scenario import Request
 from prismtop.anomaly.scenario_file import Step
 from prismtop.diagnosis.collect import WANTED
@@ -18,9 +19,9 @@ SETTLE_NS = 3 * 10**9
 """After an injection in which batches do not count as undisturbed."""
 TAIL_S = 5.0
 """Watched after the last injection: late alerts, and causes that wait for counters."""
-_PATIENCE_S = 3.0
-"""An injection waits this much longer for an alert that is still open: closing late is a fault of the
-detector, which a campaign that waits for it for ever would hide."""
+PATIENCE_S = 20.0
+"""An injection waits this much longer while an alert is open or the machine is slow. No longer, and it is
+told how often it ran out: closing late may be a fault of the detector, which waiting would hide."""
 SECOND = 10**9
 
 
@@ -46,6 +47,7 @@ class Result:
         counters: readings that causes rest on.
         failures: injections that could not be done, in words.
         learnt: the model was ready before the first injection.
+        impatient: injections that began although an alert was open or the machine was slow.
     """
 
     episodes: tuple[Episode, ...]
@@ -55,6 +57,7 @@ class Result:
     counters: tuple[Counter, ...]
     failures: tuple[str, ...]
     learnt: bool
+    impatient: int = 0
 
 
 class Campaign:
@@ -78,6 +81,8 @@ class Campaign:
         self.failures: list[str] = []
         self.learnt = False
         self.done = 0
+        self.impatient = 0
+        self.speeds: list[tuple[int, float]] = []
         self.foreign: list[tuple[int, float]] = []
         """Cores that other processes used, each second; see `Neighbours`."""
         self._steps = steps
@@ -101,6 +106,11 @@ class Campaign:
         self._since_ns = self._since_ns or now
         self.batches.extend(frame.new_batches)
         self.counters.extend(reading for reading in frame.new_counters if reading.name in WANTED)
+        self.speeds.extend(
+            (reading.time_ns, reading.value)
+            for reading in frame.new_counters
+            if reading.name == COUNTER and reading.value is not None
+        )
         self.alerts.update({alert.id: alert for alert in frame.changed_alerts})
         self._end_ns = now
         if self.phase is Phase.LEARNING:
@@ -110,14 +120,20 @@ class Campaign:
             ) or now - self._since_ns > self._warmup_ns:
                 self.learnt, self._watched_ns = ready, now
                 self._pause(now)
-        elif self.phase is Phase.GAP:
-            waiting = any(alert.closed_ns is None for alert in self.alerts.values())
-            if now >= self._due_ns + (_PATIENCE_S * SECOND if waiting else 0):
+        elif self.phase is Phase.GAP and now >= self._due_ns:
+            quiet = self._is_quiet(now)
+            if quiet or now >= self._due_ns + PATIENCE_S * SECOND:
+                self.impatient += not quiet
                 self._begin(now)
         elif self.phase is Phase.INJECTING:
             self._follow(now)
         elif self.phase is Phase.TAIL and now >= self._due_ns:
             self.phase = Phase.DONE
+
+    def _is_quiet(self, now_ns: int) -> bool:
+        """No alert is open and the machine runs at its usual speed, so that what comes is the fault's."""
+        is_open = any(alert.closed_ns is None for alert in self.alerts.values())
+        return not is_open and is_normal(self.speeds, now_ns)
 
     def _pause(self, now_ns: int) -> None:
         step = self.current
@@ -184,7 +200,7 @@ class Campaign:
         alerts = tuple(self.alerts.values())
         ends = [batch.end_ns for batch in self.batches]
         episodes = match(labels, alerts, ends)
-        figures = score(episodes, alerts, watched, end, self.foreign)
+        figures = score(episodes, alerts, watched, end, self.foreign, self.speeds)
         return Result(
             episodes,
             figures,
@@ -193,6 +209,7 @@ class Campaign:
             tuple(sorted(self.counters, key=lambda reading: reading.time_ns)),
             tuple(self.failures),
             self.learnt,
+            self.impatient,
         )
 
     def _disturbed(self, batch: Batch) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from prismtop.anomaly.labels import Label
+from prismtop.anomaly.machine_speed import Speeds, explained
 from prismtop.anomaly.neighbours import mean
 from prismtop.model import Alert
 
@@ -28,6 +29,7 @@ class Episode:
         delay_batches: batches that ended in that time, the one that raised it included.
         causes: ids of the best causes of the alert with the largest excess, best first.
         clouded: an alert was open already when it began, so nothing can be said about it.
+        clouded_by: these alerts.
     """
 
     label: Label
@@ -36,6 +38,7 @@ class Episode:
     delay_batches: int | None
     causes: tuple[str, ...]
     clouded: bool = False
+    clouded_by: tuple[Alert, ...] = ()
 
     @property
     def counts(self) -> bool:
@@ -67,6 +70,12 @@ class CampaignScore:
         false_alarms: alerts that overlap neither fault nor control.
         false_beside_others: those of them in whose time others used `FOREIGN_CORES` or more; None when that
             was not measured.
+        false_of_machine: false alarms in whose time the engine's core was slower by about as much, so that
+            they are true and about the machine; None when its speed was not measured. They are counted in
+            `false_alarms` all the same, and so for the two below.
+        control_of_machine: the same of the alerts in controls.
+        clouded_of_machine: the same of the clouded faults: of all alerts that were open.
+        machine_fall_pct: by how much it was slower, median over these alerts.
         foreign_cores: cores that others used, on average over the interval; None when it was not measured.
         quiet_s: seconds outside of injections and their guard bands.
         false_per_h: of these seconds.
@@ -83,6 +92,10 @@ class CampaignScore:
     recall: float | None
     false_alarms: int
     false_beside_others: int | None
+    false_of_machine: int | None
+    control_of_machine: int | None
+    clouded_of_machine: int | None
+    machine_fall_pct: float | None
     foreign_cores: float | None
     quiet_s: float
     false_per_h: float | None
@@ -106,11 +119,13 @@ def score(
     start_ns: int,
     end_ns: int,
     foreign: Sequence[tuple[int, float]] = (),
+    speeds: Speeds = (),
 ) -> CampaignScore:
     """The figures over an interval of watching; alerts that opened before it are left out.
 
     Args:
         foreign: (end in ns, cores that other processes used) of each second.
+        speeds: of the engine's core.
     """
     matched = {alert.id for episode in episodes for alert in episode.alerts}
     false = [a for a in alerts if a.id not in matched and start_ns <= a.opened_ns <= end_ns]
@@ -119,16 +134,26 @@ def score(
     controls = [episode for episode in episodes if episode.label.kind == "control"]
     of_faults = {a.id for e in episodes if e.label.kind == "fault" for a in e.alerts}
     in_controls = {a.id for e in controls for a in e.alerts} - of_faults
+    falls = {a.id: fallen for a in alerts if (fallen := explained(a, speeds, end_ns)) is not None}
+    clouded = [e for e in episodes if e.clouded and e.label.kind == "fault"]
+    of_machine = {a.id for a in false} | in_controls | {a.id for e in clouded for a in e.clouded_by}
+    of_machine &= falls.keys()
     busy = sum(_until(e.label, end_ns) - max(start_ns, e.label.start_ns) for e in episodes)
     quiet_s = max(0.0, (end_ns - start_ns - busy) * 1e-9)
     return CampaignScore(
         faults=len(episodes) - len(controls),
         counted=len(counted),
-        clouded=sum(e.clouded and e.label.kind == "fault" for e in episodes),
+        clouded=len(clouded),
         hits=len(hits),
         recall=_share(len(hits), len(counted)),
         false_alarms=len(false),
         false_beside_others=sum(_beside_others(a, foreign) for a in false) if foreign else None,
+        false_of_machine=sum(a.id in falls for a in false) if speeds else None,
+        control_of_machine=len(in_controls & falls.keys()) if speeds else None,
+        clouded_of_machine=(
+            sum(all(a.id in falls for a in e.clouded_by) for e in clouded) if speeds else None
+        ),
+        machine_fall_pct=_median([100 * falls[id_] for id_ in of_machine]),
         foreign_cores=mean(foreign, start_ns, end_ns),
         quiet_s=quiet_s,
         false_per_h=3600 * len(false) / quiet_s if quiet_s > 0 else None,
@@ -150,14 +175,14 @@ def span(alert: Alert) -> tuple[int, int]:
 def _episode(label: Label, alerts: Sequence[Alert], ends_ns: Sequence[int]) -> Episode:
     until = label.end_ns + GUARD_NS
     mine = [a for a in alerts if a.opened_ns >= label.start_ns and span(a)[0] < until and a.opened_ns < until]
-    before = any(a.opened_ns < label.start_ns < span(a)[1] for a in alerts)
+    before = tuple(a for a in alerts if a.opened_ns < label.start_ns < span(a)[1])
     if not mine:
-        return Episode(label, (), None, None, (), before)
+        return Episode(label, (), None, None, (), bool(before), before)
     first = min(alert.opened_ns for alert in mine)
     batches = max(1, sum(1 for end in ends_ns if label.start_ns < end <= first))
     best = max((a for a in mine if a.causes), key=lambda a: a.excess_ns, default=None)
     causes = tuple(cause.id for cause in best.causes[:_TOP]) if best else ()
-    return Episode(label, tuple(mine), first - label.start_ns, batches, causes, before)
+    return Episode(label, tuple(mine), first - label.start_ns, batches, causes, bool(before), before)
 
 
 def _beside_others(alert: Alert, foreign: Sequence[tuple[int, float]]) -> bool:

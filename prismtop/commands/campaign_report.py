@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from prismtop.anomaly.campaign import Result
+from prismtop.anomaly.campaign import PATIENCE_S, Result
 from prismtop.anomaly.episodes import FOREIGN_CORES, Episode
 from prismtop.anomaly.labels import line
 from prismtop.commands.private_file import open_private
@@ -43,6 +43,7 @@ def table(result: Result, left_out: Sequence[tuple[str, str]], planned: int) -> 
         f"({_number(figures.false_per_h, 1)} an hour), {_number(figures.false_beside_others, 0)} of them "
         f"while other processes used {FOREIGN_CORES:g} cores or more; {figures.control_alerts} in "
         f"{figures.controls} workload controls",
+        *_machine_lines(result),
         f"delay, median: {_number(figures.delay_batches, 1)} batches, {_number(figures.delay_ms, 0)} ms",
         f"cause: top-1 {_percent(figures.cause_top1)}, top-3 {_percent(figures.cause_top3)} of the hits",
         f"rolled back: {figures.rollbacks_ok} of {len(result.episodes)}",
@@ -52,6 +53,28 @@ def table(result: Result, left_out: Sequence[tuple[str, str]], planned: int) -> 
     ]
     made += [f"left out: {name}: {safe_text(reason)}" for name, reason in left_out]
     return made
+
+
+def _machine_lines(result: Result) -> list[str]:
+    """What the machine itself did: in the figures above it is counted, here it is told apart."""
+    figures = result.score
+    made = [
+        f"{result.impatient} of {len(result.episodes)} episodes began although an alert was open or the "
+        f"machine was slow: the wait of {PATIENCE_S:.0f} s ran out"
+    ]
+    if figures.false_of_machine is None:
+        return ["machine slowdowns, not ours: n/a, the speed of the engine's core was not measured", *made]
+    others = figures.false_alarms - figures.false_of_machine
+    rate = 3600 * others / figures.quiet_s if figures.quiet_s > 0 else None
+    fell = figures.machine_fall_pct
+    return [
+        f"machine slowdowns, not ours: {figures.false_of_machine} of these {figures.false_alarms} false "
+        f"alarms, {figures.control_of_machine} of the {figures.control_alerts} in controls, and all alerts "
+        f"that {figures.clouded_of_machine} of the {figures.clouded} faults began under"
+        + ("" if fell is None else f"; core speed fell by {fell:.0f} % (median)")
+        + f"; false alarms without them: {others} ({_number(rate, 1)} an hour)",
+        *made,
+    ]
 
 
 def machine() -> str:
@@ -98,6 +121,7 @@ def as_object(
         "machine": machine(),
         "batches": len(result.batches),
         "model_ready": result.learnt,
+        "waits_run_out": result.impatient,
         "score": asdict(result.score),
         "episodes": [
             {

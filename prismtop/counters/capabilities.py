@@ -16,6 +16,7 @@ from prismtop.counters.catalogue import CATALOGUE
 from prismtop.counters.device import VENDORS, Absent, Where, open_vendors, why_no_device
 from prismtop.counters.sampler import host_readers
 from prismtop.counters.sheet import Reader, Sheet
+from prismtop.counters.speed import SpeedReader
 from prismtop.model import Counter, Group, ProcessId, Target
 from prismtop.safe_text import safe_text
 from prismtop.targets.doctor import NONE, OK, PARTIAL, Check
@@ -27,6 +28,7 @@ _GPU = "Needs a GPU that has it, and its driver; for an Intel GPU Level Zero (li
 FIXES = {
     "host.cpu": "Mount /proc of the host.",
     "host.frequency": "In a virtual machine the host hides it; elsewhere load a cpufreq driver.",
+    "host.speed": "Let prismtop run for ten seconds: full speed is what it saw.",
     "host.memory": "Mount /proc of the host.",
     "host.pressure": "Boot with psi=1, on a kernel with CONFIG_PSI.",
     "host.network": "Mount /proc of the host.",
@@ -84,7 +86,13 @@ def look(group: Group | None = None, where: Where | None = None) -> Seen:
     sheet = Sheet()
     vendors, seen.absent = open_vendors(where, VENDORS)
     seen.vendors = [reader.name for reader in vendors]
-    readers: Sequence[Reader] = (*host_readers(group, where.proc, where.sys), *vendors)
+    speed = SpeedReader(sys=where.sys)
+    speed.learn_at_once()
+    readers: Sequence[Reader] = (
+        *host_readers(group, where.proc, where.sys),
+        speed,
+        *vendors,
+    )
     try:
         for round_ in range(2):
             if round_:

@@ -96,6 +96,11 @@ CATALOGUE: Mapping[str, Spec] = dict(
             host_thermal_throttles_total="times that a core or package lowered its clock because of heat",
         ),
         *_family(
+            "host.speed", "timing", FAST_S, _DEVICE,
+            host_cpu_speed_ratio="speed at which the engine's core does a fixed work; 1 is the best seen",
+            core_speed_ratio="the same by core: of the core on which the hottest thread ran last",
+        ),
+        *_family(
             "host.memory", "procfs", FAST_S, _DEVICE,
             host_memory_used_bytes="memory that is not available to new allocations",
             host_memory_available_bytes="memory available without swapping, as the kernel estimates it",

@@ -111,6 +111,12 @@ class ProcessReader:
             if thread.core is not None and not process.ended
         }
 
+    def hottest(self) -> tuple[int, int] | None:
+        """(pid, tid) of the thread that used the most CPU lately; None before it is known."""
+        running = [process for process in self._processes if not process.ended]
+        hot = [(thread.cpu, process.id.pid, thread.tid) for process in running for thread in process.hot]
+        return max(hot)[1:] if hot else None
+
     def read(self, sheet: Sheet, *, slow: bool) -> None:
         """One round."""
         for process in self._processes:

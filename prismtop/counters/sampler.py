@@ -192,6 +192,17 @@ def host_readers(group: Group | None, proc: str = "/proc", sys: str = "/sys") ->
     )
 
 
+def watching_readers(group: Group | None) -> Sequence[Reader]:
+    """The readers of the host and of the processes, and the one that times the engine's core for as long as
+    they watch."""
+    from prismtop.counters.process import ProcessReader
+    from prismtop.counters.speed import SpeedReader
+
+    readers = host_readers(group)
+    processes = next(reader for reader in readers if isinstance(reader, ProcessReader))
+    return (*readers, SpeedReader(processes.hottest))
+
+
 def device_readers(sheet: Sheet, group: Group | None) -> Sequence[Reader]:
     """Readers of the devices that are here; a machine without any says so once."""
     from prismtop.counters.device import Where, open_vendors, why_no_device
@@ -206,7 +217,7 @@ def make_sampler(settings: Settings, group: Group | None) -> Sampler:
     """Start sampling the host, the processes of `group`, and the devices."""
     return Sampler(
         {
-            "host": lambda sheet: host_readers(group),
+            "host": lambda sheet: watching_readers(group),
             "devices": lambda sheet: device_readers(sheet, group),
         },
         settings.counters_hz,

@@ -139,6 +139,9 @@ def gather(
             effects.setdefault(name, []).append(Effect(name, "", level, level, 0.0, 0, len(after), text=text))
     if slower is not None:
         effects.setdefault("batch.excess", []).append(_detected(slower, len(batches[1])))
+    beyond = _beyond_speed(effects)
+    if beyond is not None:
+        effects["batch.beyond_speed"] = [beyond]
     kept = {name: tuple(found) for name, found in effects.items()}
     return Evidence(kept, frozenset(thin - set(kept)), slower, onset_ns)
 
@@ -147,6 +150,24 @@ def _detected(slower: float, count: int) -> Effect:
     """What made the detector open an alert is certain, however few batches it was."""
     return Effect(
         "batch.excess", "the detector's", 1.0, 1.0 + slower, math.copysign(SURE, slower), SURE, count + 2
+    )
+
+
+def _beyond_speed(effects: Mapping[str, Sequence[Effect]]) -> Effect | None:
+    """What is left of the batches' slowdown when they are granted the speed that their core lost."""
+    slower = next(iter(effects.get("batch.excess", ())), None)
+    speed = next(iter(effects.get("host_cpu_speed_ratio", ())), None)
+    if slower is None or speed is None or min(slower.before, speed.before) <= 0:
+        return None
+    left = slower.after / slower.before * min(1.0, speed.after / speed.before)
+    return Effect(
+        "batch.beyond_speed",
+        "",
+        1.0,
+        max(1.0, left),
+        slower.z,
+        min(slower.baseline_points, speed.baseline_points),
+        min(slower.incident_points, speed.incident_points),
     )
 
 

@@ -13,6 +13,7 @@ from prismtop.diagnosis.signs import DOWN, EITHER, Hypothesis, Sign
 CAUSE_IDS = (
     "gpu_clock_limited",
     "cpu_frequency",
+    "noisy_neighbour",
     "cpu_contention",
     "cgroup_throttling",
     "process_stopped",
@@ -67,9 +68,11 @@ _WAITS_FOR_CORE = _up(3.0, 0.02, 0.25, *_RUNQ)
 _HOST_GREW = _up(0.8, 0.03, 0.3, "stage.host", "stage.launch", "deep.device_idle_share")
 _DEVICE_GREW = _up(0.8, 0.03, 0.3, "stage.wait")
 _DEVICE_SLOWER = ("kernel.time", "gpu_busy_ratio", "stage.wait", "stage.launch")
+_SPEED = "host_cpu_speed_ratio"
 _RESOURCES = (
     "gpu_clock_limited",
     "cpu_frequency",
+    "noisy_neighbour",
     "cpu_contention",
     "cgroup_throttling",
     "memory_pressure",
@@ -118,6 +121,21 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         against=(_up(4.0, 0.03, 0.2, *_BUSY),),
     ),
     Hypothesis(
+        "noisy_neighbour",
+        "The engine's core itself is slower: a neighbour on the host, or a clock limit that is not shown",
+        "Ask who runs the host for neighbours on the same physical cores, CPU caps, heat, power profile; see "
+        "steal time and clocks; dedicated cores end it.",
+        needs=(_fell(5.0, 0.08, 0.5, _SPEED),),
+        supports=(_up(0.5, 0.02, 0.2, "host_cpu_steal_ratio"), _HOST_GREW),
+        against=(
+            # Work of this machine on the other half of the core: then that work is the cause.
+            _up(3.5, 0.1, 0.4, *_BUSY),
+            _up(2.0, 0.1, 0.5, *_RUNQ),
+            _grew(3.5, 0.2, 1.0, "batch.beyond_speed"),
+        ),
+        yields_to=("cpu_frequency", "cgroup_throttling", "process_stopped", "memory_pressure"),
+    ),
+    Hypothesis(
         "cpu_contention",
         "Other work competes for the engine's cores",
         "`top -H` sorted by core; pin the engine (`taskset`, cpuset) or move the other work away.",
@@ -138,6 +156,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         ),
         against=(
             _fell(2.0, 0.25, 0.8, "host_cpu_frequency_mhz"),
+            # On a slower core everything takes longer, and so do the waits for it.
+            _fell(2.0, 0.15, 0.5, _SPEED),
             # Then it is its own threads that want the cores.
             _up(3.0, 0.15, 0.5, "process.side_cpu_ratio"),
         ),
@@ -281,7 +301,12 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
             _up(0.8, 0.1, 0.8, "process_cpu_ratio"),
             _grew(0.0, 0.05, 0.5, "batch.excess", "batch.decode_excess", missed=2.5),
         ),
-        against=(_up(1.5, 0.05, 0.3, "stage.wait"), _WAITED_ALREADY, _STOPPED_ALREADY),
+        against=(
+            _up(1.5, 0.05, 0.3, "stage.wait"),
+            _fell(3.0, 0.08, 0.4, _SPEED),
+            _WAITED_ALREADY,
+            _STOPPED_ALREADY,
+        ),
         quiet=(
             _WAITS_FOR_CORE,
             _CLOCK_DOWN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, with_derived
@@ -38,6 +38,11 @@ ANSWER_SHARE = 0.005
 """Share of a core that answers may take in the long run: in a storm of alerts they come later."""
 ANSWER_BURST_S = 0.4
 """CPU seconds of answers that may come at once."""
+NEARLY_ALL = 0.95
+LATE_SHARE = 0.2
+"""Share of an alert for which it must have been over to be cut there."""
+FEWEST_LOST = 8
+"""Batches of an episode from which it can be told when it was over."""
 CHANGED = 0.03
 """Scores that moved by less are the same answer."""
 
@@ -215,6 +220,11 @@ class LiveDiagnoser:
             for id_, span in self._spans.items()
             if id_ != alert.id and span[1] + SECOND >= start - BASELINE_NS and span[0] < start
         ]
+        slower = None if alert.excess_pct is None else alert.excess_pct / 100
+        batches = self._observations(alert, frame, others)
+        lost_by = _lost_by(batches[1], end, slower)
+        if end - lost_by > LATE_SHARE * (end - start):
+            end = lost_by
         series = {key: list(points) for key, points in self._series.items()}
         counters: dict[Key, Windows] = {}
         for key, points in with_derived(series, self._roles).items():
@@ -222,9 +232,9 @@ class LiveDiagnoser:
             counters[key] = _windows(points, start, end, period, others)
         return gather(
             counters,
-            self._observations(alert, frame, others),
+            (batches[0], [seen for seen in batches[1] if seen.time_ns <= end]),
             texts=self._texts,
-            slower=None if alert.excess_pct is None else alert.excess_pct / 100,
+            slower=slower,
             onset_ns=start,
         )
 
@@ -269,6 +279,29 @@ def _windows(
         if time_ns >= start - LEAD_NS:
             lead.append(point)
     return baseline, incident, lead
+
+
+def _lost_by(incident: Sequence[Observation], end_ns: int, slower: float | None) -> int:
+    """When an episode had lost nearly all of the time that it lost. Alerts close late, and what the machine
+    did while batches were as fast as ever again tells nothing about why they had been slow.
+
+    Args:
+        slower: by how much the detector says that its batches are; those that are less than half as slow are
+            noise here.
+    """
+    if len(incident) < FEWEST_LOST:
+        return end_ns
+    least = 1 + max(0.0, slower or 0.0) / 2
+    lost = [
+        seen.duration_ns * (1 - 1 / seen.excess) if seen.excess is not None and seen.excess > least else 0.0
+        for seen in incident
+    ]
+    enough, gone = NEARLY_ALL * math.fsum(lost), 0.0
+    for seen, more in zip(incident, lost, strict=True):
+        gone += more
+        if gone and gone >= enough:
+            return seen.time_ns + seen.duration_ns
+    return end_ns
 
 
 def _inside(time_ns: int, spans: Iterable[tuple[int, int]]) -> bool:

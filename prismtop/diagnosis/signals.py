@@ -17,7 +17,7 @@ class Signal:
     Attributes:
         label: what a sentence calls it.
         unit: how its numbers are written.
-        mean: it is mostly zero, so that means are compared instead of medians.
+        mean: it is mostly zero, or jumps between two levels, so that means are compared instead of medians.
     """
 
     label: str
@@ -31,6 +31,7 @@ SIGNALS: Mapping[str, Signal] = {
     "host.others_busy_ratio": Signal("share of all cores that other processes use", "ratio"),
     "host_cpu_steal_ratio": Signal("core time taken by the hypervisor", "ratio"),
     "host_cpu_frequency_mhz": Signal("CPU clock", "mhz"),
+    "host_cpu_speed_ratio": Signal("speed of the engine's core at a fixed work", "ratio", mean=True),
     "host_thermal_throttles_total": Signal("CPU thermal throttles", "per_s", mean=True),
     "host_swap_in_bytes_per_s": Signal("read back from swap", "bytes_per_s", mean=True),
     "host_major_faults_per_s": Signal("major page faults of the host", "per_s", mean=True),
@@ -84,6 +85,7 @@ SIGNALS: Mapping[str, Signal] = {
     "batch.excess": Signal("batch time over its prediction", "times"),
     "batch.duration_seconds": Signal("batch time", "seconds"),
     "batch.decode_excess": Signal("pure decode batches over their prediction", "times"),
+    "batch.beyond_speed": Signal("batch time that the core's speed does not explain", "times"),
     "batch.idle_share": Signal("share of time without work", "ratio", mean=True),
     "stage.host": Signal("host stages at equal workload, in usual batches", "ratio"),
     "stage.recv": Signal("`recv`, in usual batches", "ratio", mean=True),

@@ -27,6 +27,7 @@ from prismtop.anomaly.catalogue import scenario  # noqa: E402
 from prismtop.anomaly.effect import Measure  # noqa: E402
 from prismtop.anomaly.episodes import match, score  # noqa: E402
 from prismtop.anomaly.labels import Label  # noqa: E402
+from prismtop.anomaly.machine_speed import COUNTER  # noqa: E402
 from prismtop.commands.campaign_report import table  # noqa: E402
 from prismtop.diagnosis.live import LiveDiagnoser  # noqa: E402
 from prismtop.latency.judge import LatencyJudge  # noqa: E402
@@ -126,7 +127,12 @@ def rerun(path: Path, sensitivity: str, shown: bool) -> Result:
     effects = Measure(batches, quiet)
     labels = [replace(label, effect=effects.of(label.start_ns, label.end_ns)) for label in labels]
     episodes = match(labels, alerts, [batch.end_ns for batch in batches])
-    figures = score(episodes, alerts, first, trace.end_ns)
+    speeds = sorted(
+        (reading.time_ns, reading.value)
+        for reading in trace.counters()
+        if reading.name == COUNTER and reading.value is not None
+    )
+    figures = score(episodes, alerts, first, trace.end_ns, speeds=speeds)
     result = Result(episodes, figures, tuple(batches), alerts, (), (), True)
     if shown:
         print(f"\n{path.name}")

@@ -37,6 +37,7 @@ USUAL_LOAD = {
 HOST_COUNTERS = {
     ("host_cpu_busy_ratio", "host"): 0.2,
     ("host_cpu_frequency_mhz", "host"): 3000.0,
+    ("host_cpu_speed_ratio", "host"): 0.97,
     ("host_cpu_steal_ratio", "host"): 0.0,
     ("thread_runq_wait_ratio", "pid 4242 tid 4242"): 0.005,
     ("thread_runq_delay_seconds", "pid 4242 tid 4242"): 5e-6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -10,15 +11,17 @@ from itertools import pairwise
 import pytest
 
 from prismtop.diagnosis.hypotheses import CAUSE_IDS, HYPOTHESES, USED_SIGNALS
-from prismtop.diagnosis.live import OBSERVED, POINTS, SERIES, LiveDiagnoser, _inside, _windows
+from prismtop.diagnosis.live import OBSERVED, POINTS, SERIES, LiveDiagnoser, _inside, _lost_by, _windows
+from prismtop.diagnosis.observations import Observation, observe
 from prismtop.diagnosis.ranking import NAMED
 from prismtop.diagnosis.signals import SIGNALS
-from prismtop.model import Counter, Mode
-from tests.factories import MS, make_frame
+from prismtop.model import Batch, Counter, Mode, Prediction
+from tests.factories import MS, make_batch, make_frame
 from tests.unit.diagnosis_world import (
     GPU_COUNTERS,
     HOST_COUNTERS,
     SECOND,
+    USUAL_MS,
     Fault,
     World,
     make_counter,
@@ -29,6 +32,8 @@ THREAD = "pid 4242 tid 4242"
 PROMPT = {"stages": {"launch": 6.0}, "load": {"prefill_tokens": 512, "new_requests": 2, "cached_tokens": 0}}
 SLOW_HOST = {"schedule": 0.5, "prepare": 1.6, "post": 1.1}
 SLOW_DEVICE = {"wait": 9.0}
+SLOW_ALL = {name: 1.7 * length for name, length in USUAL_MS.items()}
+SPEED = ("host_cpu_speed_ratio", "host")
 
 FAULTS = {
     "gpu_clock_limited": Fault(
@@ -36,6 +41,7 @@ FAULTS = {
         counters={("gpu_sm_clock_mhz", "gpu 0"): 1395.0, ("gpu_clock_limits_bitmask", "gpu 0"): 4.0},
     ),
     "cpu_frequency": Fault(stages=SLOW_HOST, counters={("host_cpu_frequency_mhz", "host"): 1500.0}),
+    "noisy_neighbour": Fault(stages=SLOW_ALL, counters={SPEED: 0.57}),
     "cpu_contention": Fault(
         stages=SLOW_HOST,
         counters={("thread_runq_wait_ratio", THREAD): 0.4, ("host_cpu_busy_ratio", "host"): 0.95},
@@ -126,6 +132,46 @@ def test_a_core_that_was_fought_over_all_along_explains_slow_batches_with_less_c
     assert causes[0].id == "cpu_contention"
     assert "high before as well" in causes[0].evidence[0]
     assert causes[0].score < World(FAULTS["cpu_contention"]).run()[0].score
+
+
+def test_a_slower_core_is_told_with_its_numbers_and_what_to_ask() -> None:
+    named = World(FAULTS["noisy_neighbour"]).run()[0]
+    assert re.search(r"speed of the engine's core .* 9\d(\.\d)? % -> 5\d", named.evidence[0])
+    assert named.against == ()
+    assert "steal" in named.next_step
+
+
+def test_what_the_core_does_not_explain_speaks_against_it_and_is_said() -> None:
+    whole = World(FAULTS["noisy_neighbour"]).run()[0]
+    part = World(replace(FAULTS["noisy_neighbour"], counters={SPEED: 0.7})).run()[0]
+    assert part.score < whole.score
+    assert any("does not explain" in line for line in part.against)
+
+
+def test_a_core_that_lost_far_less_than_the_batches_is_no_cause() -> None:
+    stages = {name: 4 * length for name, length in USUAL_MS.items()}
+    assert World(Fault(stages=stages, counters={SPEED: 0.85})).run()[0].id == "unknown"
+
+
+@pytest.mark.parametrize("cause", ["cpu_contention", "workload_change", "cgroup_throttling", "gc_or_gil"])
+def test_a_core_at_its_usual_speed_has_no_noisy_neighbour(cause: str) -> None:
+    assert "noisy_neighbour" not in {found.id for found in World(FAULTS[cause]).run()}
+
+
+def test_a_core_slowed_down_by_other_work_of_this_machine_is_contention() -> None:
+    shared = replace(FAULTS["cpu_contention"], stages=SLOW_ALL)
+    causes = World(replace(shared, counters={**shared.counters, SPEED: 0.6})).run()
+    assert causes[0].id == "cpu_contention"
+
+
+def test_a_change_of_the_workload_on_a_slower_core_that_costs_nothing_is_no_neighbour() -> None:
+    both = replace(FAULTS["workload_change"], counters={SPEED: 0.92})
+    assert World(both).run()[0].id == "workload_change"
+
+
+def test_a_lower_clock_that_is_shown_comes_before_a_neighbour_that_is_not() -> None:
+    lower = Fault(stages=SLOW_ALL, counters={("host_cpu_frequency_mhz", "host"): 1700.0, SPEED: 0.57})
+    assert World(lower).run()[0].id == "cpu_frequency"
 
 
 def test_a_change_of_the_workload_is_no_fault() -> None:
@@ -240,6 +286,52 @@ def test_an_earlier_episode_is_not_part_of_the_baseline() -> None:
     assert not [time for time, _ in baseline if 20 * SECOND <= time <= 31 * SECOND]
     assert len(baseline) == 60 - 11 - 12
     assert incident
+
+
+def seen_at(at_s: float, excess: float | None, ms: float = 10.0) -> Observation:
+    predicted = None if excess is None else Prediction(int(ms / excess * MS), 0, 1 << 40)
+    return observe(
+        make_batch(round(at_s * 10), int(at_s * SECOND), duration_ns=int(ms * MS), prediction=predicted)
+    )
+
+
+def test_an_alert_that_closes_late_is_explained_by_the_time_in_which_batches_were_slow() -> None:
+    slow = [seen_at(at / 10, 2.0) for at in range(40)]
+    fast = [seen_at(4 + at / 10, 1.05 if at % 2 else 0.95) for at in range(100)]
+    assert 3.5 * SECOND < _lost_by([*slow, *fast], 14 * SECOND, 1.0) < 4.5 * SECOND
+
+
+@pytest.mark.parametrize(
+    "incident",
+    [
+        pytest.param([seen_at(at / 10, 2.0) for at in range(3)], id="too few batches"),
+        pytest.param([seen_at(at / 10, None) for at in range(60)], id="no predictions"),
+        pytest.param([seen_at(at / 10, 0.98) for at in range(60)], id="gaps between batches, none slow"),
+    ],
+)
+def test_where_it_cannot_be_told_when_batches_were_slow_the_whole_alert_is(
+    incident: list[Observation],
+) -> None:
+    assert _lost_by(incident, 6 * SECOND, 1.0) == 6 * SECOND
+
+
+class ClosesLate(World):
+    """Its alert stays open three times as long again as the fault lasted."""
+
+    def _readings(self, now: int, fault: Fault) -> Iterator[Counter]:
+        return super()._readings(now, fault if now < self._over_ns else Fault())
+
+    def _batch(self, at: int, fault: Fault) -> Batch:
+        return super()._batch(at, fault if at < self._over_ns else Fault())
+
+    @property
+    def _over_ns(self) -> int:
+        return self.fault_ns + int(self.fault_s * SECOND / 4)
+
+
+def test_a_cause_that_was_seen_is_not_forgotten_while_the_alert_stays_open() -> None:
+    late = ClosesLate(FAULTS["cpu_contention"], fault_s=24.0)
+    assert late.run()[0].id == "cpu_contention"
 
 
 def test_memory_is_bounded_however_much_comes() -> None:

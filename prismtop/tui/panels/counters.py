@@ -23,7 +23,7 @@ IMPORTANT = (
     r"^gpu_(busy|sm_active)", r"^gpu_sm_clock_mhz", r"^gpu_clock_limits", r"^gpu_memory_used",
     r"^gpu_dram_active", r"^gpu_power_watts", r"^gpu_temperature", r"nvlink_(rec|trans)",
     r"pcie_(rec|trans)", r"^process_cpu",
-    r"^(process|thread)_runq_wait", r"^host_cpu_busy", r"throttled", r"steal", r"^host_running",
+    r"^(process|thread)_runq_wait", r"^host_cpu_(busy|speed)", r"throttled", r"steal", r"^host_running",
     r"^host_memory_(av|used)", r"rss", r"^rdma", r"^net_(rec|trans)", r"^disk_busy", r"^gpu", r"^host",
 )  # fmt: skip
 """What is shown first when there is no room for all: patterns over names, most important first."""
