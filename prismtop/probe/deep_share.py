@@ -27,14 +27,27 @@ class Share:
     def begin(self) -> Any:
         self.used = time.thread_time_ns()
 
+    def compared(self) -> Any:
+        without, recorded = self.took
+        return self.before + without if len(without) < LEAST else without, recorded
+
     def cost(self) -> Any:
         """How much longer a batch with operators takes than one without, 0.2 is a fifth; 0 while unknown."""
-        without, recorded = self.took
-        if len(without) < LEAST:
-            without = self.before + without
+        without, recorded = self.compared()
         if min(len(without), len(recorded)) < LEAST:
             return 0.0
         return quarter(recorded) / max(1, quarter(without)) - 1
+
+    def doubt(self) -> Any:
+        """By how much that may be too little: batches that differ, or are disturbed, tell less."""
+        spread = sum(
+            ((middle(each) / max(1, quarter(each)) - 1) ** 2 / len(each)) for each in self.compared()
+        )
+        return spread**0.5
+
+    def at_most(self) -> Any:
+        cost = self.cost()
+        return min(cost + self.doubt(), MOST) if cost else 0.0
 
     def batch(self, recording: Any) -> Any:
         """At the end of a batch with or without operators; whether the next one has them."""
@@ -50,7 +63,11 @@ class Share:
         if self.left > 0:
             return recording
         self.left = RUN
-        return (self.recorded + 1) * min(self.cost(), MOST) <= self.budget * (self.seen + 1)
+        return (self.recorded + 1) * self.at_most() <= self.budget * (self.seen + 1)
+
+
+def middle(values: Any) -> Any:
+    return sorted(values)[len(values) // 2]
 
 
 def quarter(values: Any) -> Any:
