@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from prismtop.anomaly.labels import Label
-from prismtop.anomaly.machine_speed import Speeds, explained
+from prismtop.anomaly.machine_speed import Speeds, explained, slow_share
 from prismtop.anomaly.neighbours import mean
 from prismtop.model import Alert
 
@@ -76,6 +76,8 @@ class CampaignScore:
         control_of_machine: the same of the alerts in controls.
         clouded_of_machine: the same of the clouded faults: of all alerts that were open.
         machine_fall_pct: by how much it was slower, median over these alerts.
+        machine_slow_share: share of all readings that are at least a tenth below its usual speed: by so much
+            chance an alert coincides with one.
         foreign_cores: cores that others used, on average over the interval; None when it was not measured.
         quiet_s: seconds outside of injections and their guard bands.
         false_per_h: of these seconds.
@@ -96,6 +98,7 @@ class CampaignScore:
     control_of_machine: int | None
     clouded_of_machine: int | None
     machine_fall_pct: float | None
+    machine_slow_share: float | None
     foreign_cores: float | None
     quiet_s: float
     false_per_h: float | None
@@ -154,6 +157,7 @@ def score(
             sum(all(a.id in falls for a in e.clouded_by) for e in clouded) if speeds else None
         ),
         machine_fall_pct=_median([100 * falls[id_] for id_ in of_machine]),
+        machine_slow_share=slow_share([one for one in speeds if start_ns <= one[0] <= end_ns]),
         foreign_cores=mean(foreign, start_ns, end_ns),
         quiet_s=quiet_s,
         false_per_h=3600 * len(false) / quiet_s if quiet_s > 0 else None,

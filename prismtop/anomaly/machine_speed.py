@@ -27,13 +27,20 @@ Speeds = Sequence[tuple[int, float]]
 """(time in ns, speed as a share of the best) in order."""
 
 
+def slow_share(speeds: Speeds) -> float | None:
+    """Share of all readings that are a slowdown: how often an alert coincides with one by chance."""
+    if len(speeds) < FEWEST:
+        return None
+    usual = _usual(speeds)
+    return mean(speed < (1 - NOTABLE) * usual for _, speed in speeds)
+
+
 def fall(speeds: Speeds, start_ns: int, end_ns: int) -> float | None:
     """By what share the core was slower in an interval than it usually is; None when it was not measured."""
     inside = [speed for at, speed in speeds if start_ns < at <= end_ns + MARGIN_NS]
     if not inside or len(speeds) < FEWEST:
         return None
-    # The upper quartile: a machine that is slow half of the time is not usually slow.
-    usual = quantiles((speed for _, speed in speeds), n=4)[2]
+    usual = _usual(speeds)
     return 1 - mean(inside) / usual if usual > 0 else None
 
 
@@ -56,3 +63,8 @@ def is_normal(speeds: Speeds, now_ns: int) -> bool:
     """Whether the core runs at its usual speed just now; also when that is not known."""
     fallen = fall(speeds, now_ns - RECENT_NS, now_ns)
     return fallen is None or fallen < NOTABLE
+
+
+def _usual(speeds: Speeds) -> float:
+    """The upper quartile: a machine that is slow half of the time is not usually slow."""
+    return quantiles((speed for _, speed in speeds), n=4)[2]

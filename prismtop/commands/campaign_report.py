@@ -72,7 +72,8 @@ def _machine_lines(result: Result) -> list[str]:
         f"alarms, {figures.control_of_machine} of the {figures.control_alerts} in controls, and all alerts "
         f"that {figures.clouded_of_machine} of the {figures.clouded} faults began under"
         + ("" if fell is None else f"; core speed fell by {fell:.0f} % (median)")
-        + f"; false alarms without them: {others} ({_number(rate, 1)} an hour)",
+        + f"; false alarms without them: {others} ({_number(rate, 1)} an hour); the core was at least 10 % "
+        f"slower in {_percent(figures.machine_slow_share)} of all readings",
         *made,
     ]
 

@@ -101,7 +101,7 @@ def attach(
             fix="Name the engine's process with --pid.",
         )
     attach_all(links, progress)
-    return LiveSource(group, profile, profile.batch, links, options)
+    return LiveSource(group, profile, profile.batch, links, options, time.monotonic_ns())
 
 
 def attach_all(links: Sequence[ProbeLink], progress: Progress) -> None:
@@ -160,7 +160,12 @@ def _link(target: Target, profile: Profile, options: AttachOptions) -> ProbeLink
 
 
 class LiveSource:
-    """The probes of one engine instance. Not thread safe: one owner polls it."""
+    """The probes of one engine instance. Not thread safe: one owner polls it.
+
+    Args:
+        since_ns: CLOCK_MONOTONIC at which every process had been entered; of a batch that began before, some
+            records may have been left out.
+    """
 
     def __init__(
         self,
@@ -169,6 +174,7 @@ class LiveSource:
         rule: BatchRule,
         links: Sequence[ProbeLink],
         options: AttachOptions,
+        since_ns: int = 0,
     ) -> None:
         self.group = group
         self.clock = Clock(time.time_ns() - time.monotonic_ns())
@@ -184,7 +190,7 @@ class LiveSource:
         self._number = itertools.count().__next__
         self._seen = 0
         self._setting_up = True
-        self._since_ns = time.monotonic_ns()
+        self._since_ns = since_ns
         self._complete_ns = NEVER
         self._hooks: tuple[HookStatus, ...] = ()
         self._costs: tuple[ProbeCost, ...] = ()

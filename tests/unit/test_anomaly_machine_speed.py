@@ -8,7 +8,7 @@ import pytest
 
 from prismtop.anomaly.campaign import PATIENCE_S, Campaign, Result
 from prismtop.anomaly.episodes import CampaignScore, match, score
-from prismtop.anomaly.machine_speed import FEWEST, explained, fall, is_normal
+from prismtop.anomaly.machine_speed import FEWEST, explained, fall, is_normal, slow_share
 from prismtop.commands.campaign_report import as_object, table
 from prismtop.model import Alert, Counter
 from tests.unit.test_anomaly_campaign import ended, frame_at, go, make_campaign, make_step
@@ -39,6 +39,11 @@ def test_the_fall_is_against_the_usual_speed() -> None:
 def test_without_readings_of_that_time_nothing_is_known() -> None:
     assert fall(speeds_of(SLOW_S), 900 * S, 910 * S) is None
     assert fall(speeds_of(SLOW_S)[: FEWEST - 1], 1 * S, 5 * S) is None
+
+
+def test_it_is_told_how_often_an_alert_coincides_by_chance() -> None:
+    assert slow_share(speeds_of((100, 110), (150, 160))) == pytest.approx(20 / 200)
+    assert slow_share(()) is None
 
 
 def test_an_alert_beside_a_fall_of_its_size_is_about_the_machine() -> None:
@@ -156,6 +161,7 @@ def test_the_report_says_both_numbers() -> None:
     assert "false alarms 1 in" in text
     assert "machine slowdowns, not ours: 1 of these 1 false alarms" in text
     assert "core speed fell by 40 %" in text
+    assert "slower in 55 % of all readings" in text  # 16 of the 29 since it had learnt
     assert "false alarms without them: 0 (0.0 an hour)" in text
     assert "0 of 1 episodes began although an alert was open or the machine was slow" in text
 
