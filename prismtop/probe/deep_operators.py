@@ -186,9 +186,9 @@ class Operators:
         if self.gaps or self.silent:
             share = self.share
             state = "partial"
-            how = "in %d of %d batches: one takes %.0f %% longer with them; %s" % (
-                share.recorded, share.seen, 100 * share.cost(), how,
-            )  # fmt: skip
+            cost = 100 * share.cost()
+            told = "one takes %.0f %% longer with them" % cost if cost > 0 else "their cost is not measurable"
+            how = "in %d of %d batches: %s; %s" % (share.recorded, share.seen, told, how)
         made = [("operators", "off" if self.off else state, self.off or how)]
         off = self.off or self.gpu_off
         made.append(("gpu", "off" if off else "on", off or "CUPTI through Kineto"))
