@@ -11,16 +11,18 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from prismtop.model import EngineMetrics, Group
 from prismtop.safe_text import safe_text
+from prismtop.sources.loopback import HOST, Unreadable, get
 from prismtop.targets.profile import MetricsRule, Profile
 
-HOST = "127.0.0.1"
 TIMEOUT_S = 0.5
-MAX_BYTES = 8 * 1024 * 1024
+MAX_SERIES = 20_000
+"""Known by the part of their lines before the value; those beyond are parsed again in each read."""
 _SETTLED_NS = 500_000_000
 _SAID_NS = 200_000_000  # how long one answer of `latest` stands: nobody looks more often
 STALE_S = 10.0
@@ -28,10 +30,6 @@ STALE_S = 10.0
 
 Buckets = dict[float, float]
 """Upper bound -> cumulative count."""
-
-
-class Unreadable(Exception):
-    """Why one read gave nothing: half a sentence."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ class MetricsReader:
         self, rule: MetricsRule, ports: Iterable[int], *, interval_s: float = 1.0, reason: str = ""
     ) -> None:
         self._rule = rule
+        self._parser = SampleParser(rule)
         self._ports = tuple(ports)
         self._interval_s = interval_s
         self._reason = reason or _why_not(rule, self._ports)
@@ -179,7 +178,7 @@ class MetricsReader:
         for port in ports:
             url = f"http://{HOST}:{port}{self._rule.endpoint}"
             try:
-                reading = read(self._rule, port)
+                reading = read(self._rule, port, parser=self._parser)
             except Unreadable as error:
                 reasons.append(f"{url} {error}")
             else:
@@ -203,18 +202,27 @@ def reader_for(group: Group, profile: Profile | None, *, interval_s: float = 1.0
     return MetricsReader(profile.metrics, ports, interval_s=interval_s, reason=reason)
 
 
-def read(rule: MetricsRule, port: int, *, timeout_s: float = TIMEOUT_S) -> Reading:
+def read(
+    rule: MetricsRule, port: int, *, timeout_s: float = TIMEOUT_S, parser: SampleParser | None = None
+) -> Reading:
     """Read and parse once.
+
+    Args:
+        parser: of the rule; the same one for every read of an endpoint is faster.
 
     Raises:
         Unreadable: no answer, another kind of answer, or none of the rule's names in it.
     """
-    text, at_ns = _fetch(rule, port, timeout_s)
+    answer = get(port, rule.endpoint, timeout_s)
+    if answer.status != 200:
+        hint = f" (metrics are {rule.enabled_by})" if rule.enabled_by else ""
+        raise Unreadable(f"answers {answer.status}{hint}")
+    text = answer.body.decode("utf-8", "replace")
     if text.lstrip()[:1] in ("[", "{"):
         raise Unreadable(
             "answers JSON, which holds no Prometheus metrics (TensorRT-LLM's iteration statistics)"
         )
-    reading = parse(rule, text, at_ns)
+    reading = (parser or SampleParser(rule)).parse(text, answer.time_ns)
     if not reading.values and not reading.histograms and reading.batch_count is None:
         raise Unreadable("has none of the metrics that the profile names")
     return reading
@@ -226,34 +234,96 @@ def parse(rule: MetricsRule, text: str, time_ns: int) -> Reading:
     Raises:
         Unreadable: the text is malformed.
     """
-    from prometheus_client.parser import text_string_to_metric_families
+    return SampleParser(rule).parse(text, time_ns)
 
-    wanted = {name: field_name for field_name, name in rule.names.items()}
-    stems = tuple({_stem(name) for name in (*wanted, rule.batch_count) if name})
-    # An engine exposes some hundred series, and parsing those that nobody reads would cost most of a read.
-    lines = [line for line in text.splitlines() if line.startswith(stems) and "_created" not in line]
-    values: dict[str, float] = {}
-    series: dict[str, dict[tuple[tuple[str, str], ...], Buckets]] = {}
-    batch_count: float | None = None
+
+class _Series(NamedTuple):
+    """What the part of a line before its value says, once it was parsed.
+
+    Attributes:
+        name: the sample's, `_bucket` included.
+        stem: the histogram's name where the sample is one of its buckets; else empty.
+        labels: of the bucket, without its bound.
+        bound: of the bucket.
+    """
+
+    name: str
+    stem: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    bound: float = 0.0
+
+
+class SampleParser:
+    """Parses reads of one endpoint. The same series come again in each, so the part of a line before its
+    value is parsed once (by prometheus-client) and then looked up: a read takes a tenth of the time.
+    """
+
+    def __init__(self, rule: MetricsRule) -> None:
+        self._rule = rule
+        self._wanted = {name: field_name for field_name, name in rule.names.items()}
+        self._stems = tuple({_stem(name) for name in (*self._wanted, rule.batch_count) if name})
+        self._known: dict[str, _Series] = {}
+
+    def parse(self, text: str, time_ns: int) -> Reading:
+        """As the function of that name."""
+        values: dict[str, float] = {}
+        series: dict[str, dict[tuple[tuple[str, str], ...], Buckets]] = {}
+        batch_count: float | None = None
+        wanted, rule_count = self._wanted, self._rule.batch_count
+        try:
+            for sample, value in self._samples(text):
+                name = sample.name
+                if name == rule_count:
+                    batch_count = (batch_count or 0.0) + value
+                if name in wanted:
+                    share = wanted[name] == "kv_usage"
+                    before = values.get(name)
+                    together = value if before is None else max(before, value)
+                    values[name] = together if share else (before or 0.0) + value
+                elif sample.stem:
+                    series.setdefault(sample.stem, {}).setdefault(sample.labels, {})[sample.bound] = value
+        except (ValueError, KeyError, IndexError) as error:
+            raise Unreadable(f"is not in the Prometheus text format: {safe_text(str(error), 120)}") from None
+        histograms = {name: merge(several.values()) for name, several in series.items()}
+        return Reading(time_ns, values, histograms, batch_count)
+
+    def _samples(self, text: str) -> Iterator[tuple[_Series, float]]:
+        # An engine exposes some hundred series: parsing those that nobody reads would cost most of a read.
+        for line in text.splitlines():
+            if not line.startswith(self._stems) or "_created" in line:
+                continue
+            head, _, number = line.rpartition(" ")
+            known = self._known.get(head)
+            if known is not None:
+                yield known, float(number)
+            else:
+                yield from self._parsed(line, head, number)
+
+    def _parsed(self, line: str, head: str, number: str) -> Iterator[tuple[_Series, float]]:
+        from prometheus_client.parser import text_string_to_metric_families
+
+        for family in text_string_to_metric_families(line + "\n"):
+            for sample in family.samples:
+                made = self._series(sample.name, sample.labels)
+                stamped = sample.timestamp is not None
+                if head and not stamped and _is_number(number) and len(self._known) < MAX_SERIES:
+                    self._known[head] = made
+                yield made, sample.value
+
+    def _series(self, name: str, labels: Mapping[str, str]) -> _Series:
+        stem = name.removesuffix("_bucket")
+        if name in self._wanted or stem not in self._wanted or "le" not in labels:
+            return _Series(name)
+        others = tuple(sorted((k, v) for k, v in labels.items() if k != "le"))
+        return _Series(name, stem, others, float(labels["le"]))
+
+
+def _is_number(text: str) -> bool:
     try:
-        families = list(text_string_to_metric_families("\n".join(lines) + "\n")) if lines else []
-        for sample in (sample for family in families for sample in family.samples):
-            if sample.name == rule.batch_count:
-                batch_count = (batch_count or 0.0) + sample.value
-            name = sample.name.removesuffix("_bucket")
-            if sample.name in wanted:
-                share = wanted[sample.name] == "kv_usage"
-                before = values.get(sample.name)
-                together = sample.value if before is None else max(before, sample.value)
-                values[sample.name] = together if share else (before or 0.0) + sample.value
-            elif name in wanted and "le" in sample.labels:
-                labels = tuple(sorted((k, v) for k, v in sample.labels.items() if k != "le"))
-                bound = float(sample.labels["le"])
-                series.setdefault(name, {}).setdefault(labels, {})[bound] = sample.value
-    except (ValueError, KeyError, IndexError) as error:
-        raise Unreadable(f"is not in the Prometheus text format: {safe_text(str(error), 120)}") from None
-    histograms = {name: merge(several.values()) for name, several in series.items()}
-    return Reading(time_ns, values, histograms, batch_count)
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def merge(several: Iterable[Buckets]) -> Buckets:
@@ -273,35 +343,6 @@ def _since(now: Reading, base: Reading, name: str) -> tuple[tuple[float, float],
     if any(before.get(bound, 0.0) > count for bound, count in buckets.items()):
         before = {}  # restarted: everything is newer than the attach
     return tuple((bound, count - before.get(bound, 0.0)) for bound, count in buckets.items())
-
-
-def _fetch(rule: MetricsRule, port: int, timeout_s: float) -> tuple[str, int]:
-    """The answer, and when it was made: CLOCK_MONOTONIC ns midway between question and first bytes."""
-    # Not urllib.request: no proxy of the environment and no redirect can lead away from the loopback address.
-    import http.client
-
-    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
-    try:
-        connection.connect()
-        asked_ns = time.monotonic_ns()
-        connection.request("GET", rule.endpoint, headers={"Accept": "text/plain"})
-        answer = connection.getresponse()
-        at_ns = (asked_ns + time.monotonic_ns()) // 2
-        body = answer.read(MAX_BYTES + 1)
-    except ConnectionRefusedError:
-        raise Unreadable("refuses the connection") from None
-    except TimeoutError:
-        raise Unreadable(f"did not answer within {timeout_s:g} s") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise Unreadable(f"failed: {type(error).__name__}") from None
-    finally:
-        connection.close()
-    if answer.status != 200:
-        hint = f" (metrics are {rule.enabled_by})" if rule.enabled_by else ""
-        raise Unreadable(f"answers {answer.status}{hint}")
-    if len(body) > MAX_BYTES:
-        raise Unreadable(f"answers with more than {MAX_BYTES // 2**20} MiB")
-    return body.decode("utf-8", "replace"), at_ns
 
 
 def _why_not(rule: MetricsRule, ports: tuple[int, ...]) -> str:

@@ -12,7 +12,8 @@ from types import TracebackType
 
 import pytest
 
-from prismtop.sources.metrics import MetricsReader, Unreadable, merge, parse, read, reader_for
+from prismtop.sources.loopback import MAX_BYTES, Unreadable
+from prismtop.sources.metrics import MetricsReader, SampleParser, merge, parse, read, reader_for
 from prismtop.targets.profile import MetricsRule
 from prismtop.targets.profiles import load_profiles
 from tests.factories import make_group, make_target
@@ -217,6 +218,101 @@ def test_json_statistics_are_recognised() -> None:
 def test_a_page_without_the_expected_names_is_refused() -> None:
     with Frontend("up 1\n") as frontend:
         assert reason(RULE, frontend.port) == "has none of the metrics that the profile names"
+
+
+class Raw:
+    """A server that sends these pieces to whoever connects, and closes."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.socket.getsockname()[1]
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+
+    def _serve(self) -> None:
+        connection, _ = self.socket.accept()
+        with connection:
+            connection.recv(65536)
+            for piece in self.pieces:
+                connection.sendall(piece)
+                time.sleep(0.01)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1)
+
+    def __enter__(self) -> Raw:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (HEAD, b"Content-Length: 27\r\n\r\nvllm:num_req", b"uests_running 4\nleftover"),
+        (HEAD + b"\r\nvllm:num_requests_", b"running 4\n"),
+        (
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nvllm:",
+            b"\r\n16\r\nnum_requests_running 4\n\r",
+            b"\n0\r\n\r\n",
+        ),
+    ],
+    ids=["length", "until the end", "chunks"],
+)
+def test_answers_of_any_framing_are_read(pieces: tuple[bytes, ...]) -> None:
+    with Raw(*pieces) as server:
+        assert read(RULE, server.port, timeout_s=5.0).values == {"vllm:num_requests_running": 4.0}
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (),
+        (b"HTTP/1.1 200 OK\r\n",),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n",),
+        (b"HTTP/1.1 what\r\n\r\n",),
+        (HEAD + b"Content-Length: 99\r\n\r\nshort",),
+        (HEAD + b"Content-Length: -1\r\n\r\n",),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n-4\r\nabcd\r\n",),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nff\r\ncut",),
+    ],
+)
+def test_what_is_no_http_is_refused(pieces: tuple[bytes, ...]) -> None:
+    with Raw(*pieces) as server:
+        assert reason(RULE, server.port, timeout_s=5.0).startswith("does not answer as HTTP/1 does")
+
+
+def test_an_answer_without_end_is_given_up() -> None:
+    with Frontend("x" * (MAX_BYTES + 1)) as frontend:
+        assert reason(RULE, frontend.port, timeout_s=5.0) == "answers with more than 8 MiB"
+
+
+def test_reads_that_follow_say_the_same_as_a_first_one() -> None:
+    parser = SampleParser(RULE)
+    for fast in (1, 5):
+        text = exposition(fast=fast, steps=10 * fast, running=(3, fast))
+        assert parser.parse(text, 1) == parse(RULE, text, 1)
+
+
+def test_a_time_stamp_after_a_value_is_not_taken_for_it() -> None:
+    parser = SampleParser(RULE)
+    for value, stamp in ((4, 1700000000), (4, 1700000005), (6, 1700000009)):
+        text = f"vllm:num_requests_running {value} {stamp}\n"
+        assert parser.parse(text, 1).values == {"vllm:num_requests_running": value}
+
+
+@pytest.mark.parametrize(
+    "line", ['vllm:num_requests_running{a="x} y"}4', 'vllm:num_requests_running{a="} y"}4']
+)
+def test_a_line_without_a_space_before_its_value_is_read_again_and_again(line: str) -> None:
+    parser = SampleParser(RULE)
+    for _ in range(3):
+        assert parser.parse(line + "\n", 1).values == {"vllm:num_requests_running": 4.0}
 
 
 def test_a_redirect_is_not_followed() -> None:
