@@ -11,6 +11,7 @@ from enum import Enum
 from prismtop.model.breakdown import Breakdown
 from prismtop.model.prediction import Prediction
 
+_new = object.__new__
 STAGES = ("recv", "schedule", "prepare", "launch", "sample", "wait", "post", "stream", "idle")
 """The nine stage names, in the order in which a batch passes them. `wait`: the host blocked on the device."""
 
@@ -58,6 +59,30 @@ class Stage:
     tid: int = 0
     rank: int | None = None
     span_ns: int = 0
+
+    @staticmethod
+    def made(
+        name: str,
+        hook: str,
+        start_ns: int,
+        duration_ns: int,
+        pid: int,
+        tid: int,
+        rank: int | None,
+        span_ns: int,
+    ) -> Stage:
+        """As the constructor, in a third of its time: a batch has half a dozen of them."""
+        stage = _new(Stage)
+        fields = stage.__dict__
+        fields["name"] = name
+        fields["hook"] = hook
+        fields["start_ns"] = start_ns
+        fields["duration_ns"] = duration_ns
+        fields["pid"] = pid
+        fields["tid"] = tid
+        fields["rank"] = rank
+        fields["span_ns"] = span_ns
+        return stage
 
 
 @dataclass(frozen=True)
@@ -167,7 +192,7 @@ class Batch:
         """The same batch with its prediction. Each gets one, and `dataclasses.replace` takes four times as
         long.
         """
-        made = object.__new__(Batch)
+        made = _new(Batch)
         made.__dict__.update(self.__dict__, prediction=prediction)
         return made
 
@@ -177,9 +202,20 @@ class Batch:
         Ranks run side by side, so of several workers or ranks one counts: the lowest (and the anchor
         process).
         """
-        lowest = min((stage.rank for stage in self.stages if stage.rank is not None), default=None)
+        totals: dict[str, int] = {}
+        get = totals.get
+        for stage in self.stages:
+            if stage.rank is not None:
+                totals = self._of_one_rank()
+                break
+            name = stage.name
+            totals[name] = get(name, 0) + stage.duration_ns
+        return {name: totals[name] for name in STAGES if name in totals}
+
+    def _of_one_rank(self) -> dict[str, int]:
+        lowest = min(stage.rank for stage in self.stages if stage.rank is not None)
         totals: dict[str, int] = {}
         for stage in self.stages:
             if stage.rank in (None, lowest) or stage.pid == self.pid:
                 totals[stage.name] = totals.get(stage.name, 0) + stage.duration_ns
-        return {name: totals[name] for name in STAGES if name in totals}
+        return totals

@@ -30,9 +30,10 @@ MAX_STRANGERS = 8
 """Settles in a row with the key of no launch, after which launches and settles are not matched by key."""
 MAX_OPEN = 64
 MAX_PENDING = 20_000
-MAX_BUSY = 1024
 MAX_THREADS = 256
 _EVENT = agent.FLAG_EVENT << 16
+_IDLE, _OPENS, _SETTLES, _LAUNCHES, _KEYED, _WAITS = range(6)
+"""What a record of the anchor process does."""
 
 
 class Assembler:
@@ -42,7 +43,6 @@ class Assembler:
     order; `take` returns the batches that are complete.
 
     Attributes:
-        rule: with the hooks that are in; may change.
         leading: pids of followers whose launching call is hooked; may change.
         incomplete: batches that were given up.
     """
@@ -57,8 +57,8 @@ class Assembler:
     ) -> None:
         self.engine = engine
         self._number = number
-        self.rule = rule
         self.anchor = anchor
+        self.rule = rule
         self.followers = {process.pid: process for process in followers}
         self.incomplete = 0
         self._open: deque[OpenBatch] = deque()
@@ -81,21 +81,46 @@ class Assembler:
         workers = [p for p in self.followers.values() if p.role != anchor.role]
         self._worker = min(workers, key=lambda p: (p.rank or 0, p.pid)).pid if workers else None
 
+    @property
+    def rule(self) -> BatchRule:
+        """With the hooks that are in; may change."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: BatchRule) -> None:
+        self._rule = rule
+        self._kinds = {fid: _kind(plan, rule) for fid, plan in self.anchor.plans.items()}
+        self._idles = _IDLE in self._kinds.values()
+
     def feed(self, pid: int, records: Sequence[Record]) -> None:
         """Take the records that process `pid` wrote, in ring order. Request events are not looked at here."""
-        anchors = pid == self.anchor.pid
-        plans = (self.anchor if anchors else self.followers[pid]).plans
+        if pid != self.anchor.pid:
+            plans, keep = self.followers[pid].plans, self._pending[pid].append
+            for record in records:
+                plan = plans.get(record[3] & 0xFFFF)
+                if plan is not None and not record[3] & _EVENT:
+                    keep((plan, record))
+            return
+        plans, kinds, lines, read_to = self.anchor.plans, self._kinds, self._lines, self._read_to
         for record in records:
-            word = record[3]
-            plan = plans.get(word & 0xFFFF)
+            _, start, end, word, tid = record[:5]
+            fid = word & 0xFFFF
+            plan = plans.get(fid)
             if plan is None or word & _EVENT:
                 continue
-            if anchors:
-                if record[2] > self._read_to:
-                    self._read_to = record[2]
-                self._anchor_record(plan, record)
+            if end > read_to:
+                self._read_to = read_to = end
+            line = lines.get((pid, tid)) or self._line(self.anchor, tid)
+            kind = kinds[fid]
+            if kind == _IDLE:
+                self._idle_ns += line.idle(record)
+                continue
+            if self._idles:
+                line.run(start, end)
+            if kind == _WAITS:
+                line.wait(plan, record)
             else:
-                self._pending[pid].append((plan, record))
+                self._anchor_record(kind, plan, record, line)
 
     def gap(self) -> None:
         """Records were lost: batches under way are given up and counted, settled ones are marked."""
@@ -124,40 +149,27 @@ class Assembler:
 
     # -- the anchor process
 
-    def _anchor_record(self, plan: HookPlan, record: Record) -> None:
-        hook = plan.hook
-        line = self._line(self.anchor, record[4])
-        if hook.stage == "idle":
-            self._idle_ns += line.idle(record)
-            return
-        line.busy.append((record[1], record[2]))
-        if len(line.busy) > MAX_BUSY:
-            line.busy = union(line.busy)[-MAX_BUSY // 4 :]
-        name, rule = hook.name, self.rule
-        if name in rule.open:
+    def _anchor_record(self, kind: int, plan: HookPlan, record: Record, line: ThreadLine) -> None:
+        """A record that says to which batch it belongs."""
+        if kind == _OPENS:
             self._opened(plan, record, line)
-        elif name in rule.settle:
-            batch = self._settling(record[5])
+            return
+        key = record[5]
+        if kind == _SETTLES:
+            batch = self._settling(key)
             if batch is None:
                 line.forget(record, settles=True)
             else:
                 self._settle(plan, record, line, batch)
-        elif name in rule.launch:
-            batch = self._launching(record[5])
-            if batch is None:
-                line.forget(record)
-            else:
-                batch.launch_ns = record[1]
-                self._key_launch(batch, record[5])
-                self._claim(line, batch, plan, record)
-        elif hook.belongs == "key":
-            batch = self._keyed(record[5])
-            if batch is None:
-                line.forget(record)
-            else:
-                self._claim(line, batch, plan, record)
-        else:
-            line.wait(plan, record)
+            return
+        batch = self._launching(key) if kind == _LAUNCHES else self._keyed(key)
+        if batch is None:
+            line.forget(record)
+            return
+        if kind == _LAUNCHES:
+            batch.launch_ns = record[1]
+            self._key_launch(batch, key)
+        self._claim(line, batch, plan, record)
 
     def _line(self, process: Process, tid: int) -> ThreadLine:
         line = self._lines.get((process.pid, tid))
@@ -351,6 +363,16 @@ class Assembler:
             idle_ns=batch.idle_ns,
             suspect=batch.suspect,
         )
+
+
+def _kind(plan: HookPlan, rule: BatchRule) -> int:
+    hook = plan.hook
+    if hook.stage == "idle":
+        return _IDLE
+    for kind, names in ((_OPENS, rule.open), (_SETTLES, rule.settle), (_LAUNCHES, rule.launch)):
+        if hook.name in names:
+            return kind
+    return _KEYED if hook.belongs == "key" else _WAITS
 
 
 def leads(plans: Iterable[HookPlan]) -> bool:

@@ -55,6 +55,16 @@ class HookPlan:
         return tuple((name, 5 + n) for n, name in enumerate(self.slots) if n and name in known)
 
     @cached_property
+    def span_stage(self) -> str:
+        """The stage whose time its calls are; empty: none, or a time that belongs to no batch."""
+        return "" if self.hook.stage == "idle" else self.hook.stage
+
+    @cached_property
+    def suspends(self) -> bool:
+        """Whether its calls may be suspended: for how long is in slot `SLOTS`."""
+        return self.hook.kind in agent.KIND_SUSPENDS
+
+    @cached_property
     def active_at(self) -> int | None:
         """Index in a record of what is 0 when the call had nothing to do; None when the hook does not say."""
         return dict(self.values).get("active")

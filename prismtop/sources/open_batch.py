@@ -11,8 +11,9 @@ from prismtop.sources.ring import Record
 from prismtop.sources.stages import Span, union
 
 MAX_WAITING = 512
+MAX_BUSY = 1024
 _MISSING = agent.MISSING
-_span = Span._make
+_new = tuple.__new__  # as `Span._make`, without a call of its own in Python
 REACH_NS = 20_000_000
 """What ended longer than this before a batch's first stage is not part of it."""
 
@@ -60,22 +61,21 @@ class OpenBatch:
 
     def add(self, process: Process, plan: HookPlan, record: Record) -> None:
         """Take the values of a record, and its interval if its hook measures a stage."""
-        hook = plan.hook
         values = self.values
         for name, at in plan.values:
             value = record[at]
             if value != _MISSING and name not in values:
                 values[name] = value
-        flags = record[3] >> 16
-        if flags:
-            self._note(plan, record, flags)
-        stage = hook.stage
-        if stage and stage != "idle":
+        _, start, end, word, tid = record[:5]
+        if word >> 16:
+            self._note(plan, record, word >> 16)
+        stage = plan.span_stage
+        if stage:
             suspended = 0
-            if record[15] != _MISSING and hook.kind in agent.KIND_SUSPENDS:
+            if plan.suspends and record[15] != _MISSING:
                 suspended = record[15]
-            span = (stage, hook.name, record[1], record[2], suspended, process.pid, record[4], process.rank)
-            self.spans.append(_span(span))
+            span = (stage, plan.hook.name, start, end, suspended, process.pid, tid, process.rank)
+            self.spans.append(_new(Span, span))
 
     def _note(self, plan: HookPlan, record: Record, flags: int) -> None:
         if flags & agent.FLAG_CAPPED:
@@ -100,6 +100,12 @@ class ThreadLine:
     waiting: list[tuple[HookPlan, Record]] = field(default_factory=list)
     last: OpenBatch | None = None
     busy: list[tuple[int, int]] = field(default_factory=list)
+
+    def run(self, start_ns: int, end_ns: int) -> None:
+        """Something ran; beyond `MAX_BUSY` the oldest is forgotten."""
+        self.busy.append((start_ns, end_ns))
+        if len(self.busy) > MAX_BUSY:
+            self.busy = union(self.busy)[-MAX_BUSY // 4 :]
 
     def wait(self, plan: HookPlan, record: Record) -> None:
         """Keep a record until the keyed one that it belongs to; beyond `MAX_WAITING` the oldest are lost."""

@@ -29,6 +29,7 @@ class Span(NamedTuple):
 
 _start = itemgetter(Span._fields.index("pid"), Span._fields.index("tid"), Span._fields.index("start_ns"))
 _end = itemgetter(Span._fields.index("end_ns"))
+_stage = Stage.made
 
 
 def exclusive(spans: Sequence[Span], anchor_pid: int, worker_pid: int | None) -> tuple[Stage, ...]:
@@ -48,31 +49,33 @@ def exclusive(spans: Sequence[Span], anchor_pid: int, worker_pid: int | None) ->
     ordered = sorted(spans, key=_end, reverse=True)
     ordered.sort(key=_start)
     parents: list[int] = []  # per span the index of the one that it is nested in, -1 for none
-    stack: list[int] = []
+    stack: list[tuple[int, int, int, int]] = []  # end, thread, process and index
     for n, (_, _, start, end, _, pid, tid, _) in enumerate(ordered):
         parent = -1
         while stack:
-            top = ordered[stack[-1]]
-            if top[3] > start and top[6] == tid and top[5] == pid:
-                parent = stack[-1] if end <= top[3] else -1
+            top_end, top_tid, top_pid, top = stack[-1]
+            if top_end > start and top_tid == tid and top_pid == pid:
+                parent = top if end <= top_end else -1
                 break
             stack.pop()
         parents.append(parent)
-        stack.append(n)
+        stack.append((end, tid, pid, n))
     used = [0] * len(ordered)  # by the spans nested in each, directly or not
     own = [0] * len(ordered)
     for n in range(len(ordered) - 1, -1, -1):
-        _, _, start, end, suspended, _, _, _ = ordered[n]
-        length = end - start
-        left = min(length - suspended, length - used[n])
-        own[n] = left = left if left > 0 else 0
-        if parents[n] >= 0:
-            used[parents[n]] += used[n] + left
+        span = ordered[n]
+        length, less, parent = span[3] - span[2], used[n], parents[n]
+        left = length - (span[4] if span[4] > less else less)
+        if left > 0:
+            own[n] = left
+            less += left
+        if parent >= 0:
+            used[parent] += less
     if worker_pid is not None:
         _less_blocked(own, ordered, parents, anchor_pid, worker_pid)
     stages = [
-        Stage(name, hook, start, own[n], pid, tid, rank, end - start)
-        for n, (name, hook, start, end, _, pid, tid, rank) in enumerate(ordered)
+        _stage(name, hook, start, left, pid, tid, rank, end - start)
+        for (name, hook, start, end, _, pid, tid, rank), left in zip(ordered, own, strict=True)
     ]
     if ordered and ordered[0][5:7] != ordered[-1][5:7]:  # several processes or threads
         stages.sort(key=lambda stage: (stage.start_ns, -stage.span_ns))
