@@ -18,6 +18,7 @@ from prismtop.probe import agent
 from prismtop.sources.hook_code import HookPlan
 from prismtop.sources.open_batch import OpenBatch, Process, ThreadLine, plan_values
 from prismtop.sources.ranks import rank_times
+from prismtop.sources.requests import EVENT
 from prismtop.sources.ring import Record
 from prismtop.sources.stages import exclusive, union
 from prismtop.sources.workload import tag, work_of
@@ -31,7 +32,6 @@ MAX_STRANGERS = 8
 MAX_OPEN = 64
 MAX_PENDING = 20_000
 MAX_THREADS = 256
-_EVENT = agent.FLAG_EVENT << 16
 _IDLE, _OPENS, _SETTLES, _LAUNCHES, _KEYED, _WAITS = range(6)
 """What a record of the anchor process does."""
 
@@ -98,7 +98,7 @@ class Assembler:
             plans, keep = self.followers[pid].plans, self._pending[pid].append
             for record in records:
                 plan = plans.get(record[3] & 0xFFFF)
-                if plan is not None and not record[3] & _EVENT:
+                if plan is not None and not record[3] & EVENT:
                     keep((plan, record))
             return
         plans, kinds, lines, read_to = self.anchor.plans, self._kinds, self._lines, self._read_to
@@ -106,7 +106,7 @@ class Assembler:
             _, start, end, word, tid = record[:5]
             fid = word & 0xFFFF
             plan = plans.get(fid)
-            if plan is None or word & _EVENT:
+            if plan is None or word & EVENT:
                 continue
             if end > read_to:
                 self._read_to = read_to = end
@@ -331,17 +331,13 @@ class Assembler:
         settle = batch.settle_ns or 0
         batch.done = True
         for line in self._lines.values():
-            if line.last is batch and line.waiting:
-                kept = []
-                for plan, record in line.waiting:
-                    if plan.hook.belongs == "enclosing" and record[1] < settle:
-                        batch.add(line.process, plan, record)
-                    else:
-                        kept.append((plan, record))
-                line.waiting = kept
+            if line.waiting and line.last is batch:
+                line.take_enclosed(batch, settle)
         stages = exclusive(batch.spans, self.anchor.pid, self._worker)
-        start = min((stage.start_ns for stage in stages), default=batch.opened_ns)
-        end = max((stage.start_ns + stage.span_ns for stage in stages), default=settle)
+        start, end = batch.opened_ns, settle
+        if stages:
+            start = min([stage.start_ns for stage in stages])
+            end = max([stage.start_ns + stage.span_ns for stage in stages])
         period = None
         if self._last_settle is not None and batch.idle_ns < IDLE_GAP_NS and not batch.after_loss:
             period = settle - self._last_settle

@@ -6,7 +6,7 @@ import itertools
 import operator
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from prismtop.attach.helper_process import Helper
@@ -17,11 +17,13 @@ from prismtop.model import (
     Batch,
     Clock,
     EngineMetrics,
+    FirstToken,
     Group,
     HookStatus,
     Lost,
     ProbeCost,
     ProcessId,
+    Request,
     Target,
 )
 from prismtop.sources.hook_code import plan_hook
@@ -29,7 +31,8 @@ from prismtop.sources.metrics import MetricsReader, reader_for
 from prismtop.sources.probe_cost import PERIOD_NS
 from prismtop.sources.probe_link import LinkOptions, ProbeLink
 from prismtop.sources.replica import NEVER, Replica, by_replica, followers_of
-from prismtop.sources.requests import RequestTracker, events_of, is_event
+from prismtop.sources.requests import RequestTracker, events_of
+from prismtop.sources.ring import Record
 from prismtop.sources.tick import Source, SourceTick
 from prismtop.targets.profile import BatchRule, Profile
 from prismtop.targets.profiles import hooks_for, version_note
@@ -205,24 +208,20 @@ class LiveSource:
         now = time.monotonic_ns()
         read = {link.pid: link.poll(now) for link in self._links}
         made: list[Batch] = []
-        said = [record for replica in self._replicas for record in replica.said(read) if is_event(record)]
+        said = self._said(read)
         if self._states != tuple(link.state for link in self._links):
             # A probe came or went: finish with what there was, then go on with the probes that are in.
             for replica in self._replicas:
                 made += replica.finish(read)
                 read.update((pid, []) for pid in replica.pids)
             self._build()
-            said += [
-                record for replica in self._replicas for record in replica.said(read) if is_event(record)
-            ]
+            said += self._said(read)
         elif self._versions != tuple(link.version for link in self._links):
             self._follow_hooks()
         for replica in self._replicas:
             made += replica.take(read, now)
         batches = self._checked(made)
-        events = [event for record in said for event in events_of(record)]
-        events.sort(key=_when)
-        first, finished = self._requests.feed(events, time.time_ns() - time.monotonic_ns())
+        first, finished = self._follow_requests(said) if said else ((), ())
         self._spend(now, batches)
         for link in self._links:
             self._warnings += link.warnings
@@ -234,8 +233,8 @@ class LiveSource:
             state=state,
             note=note,
             batches=tuple(batches),
-            first_tokens=tuple(first),
-            requests=tuple(finished),
+            first_tokens=first,
+            requests=finished,
             hooks=self._hooks,
             costs=self._costs,
             lost=Lost(
@@ -249,6 +248,15 @@ class LiveSource:
             warnings=warnings,
             target_states=self._target_states,
         )
+
+    def _said(self, read: Mapping[int, list[Record]]) -> list[Record]:
+        return [record for replica in self._replicas for record in replica.said(read)]
+
+    def _follow_requests(self, said: Iterable[Record]) -> tuple[tuple[FirstToken, ...], tuple[Request, ...]]:
+        events = [event for record in said for event in events_of(record)]
+        events.sort(key=_when)
+        first, finished = self._requests.feed(events, time.time_ns() - time.monotonic_ns())
+        return tuple(first), tuple(finished)
 
     def _checked(self, made: list[Batch]) -> list[Batch]:
         """In order, with those marked that began before every hook was in."""

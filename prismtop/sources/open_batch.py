@@ -159,6 +159,16 @@ class ThreadLine:
                 kept.append((plan, waiting))
         self.waiting = kept
 
+    def take_enclosed(self, batch: OpenBatch, until_ns: int) -> None:
+        """Add to `batch`, the last one, what waits as a part of it and began before `until_ns`."""
+        kept = []
+        for plan, record in self.waiting:
+            if plan.hook.belongs == "enclosing" and record[1] < until_ns:
+                batch.add(self.process, plan, record)
+            else:
+                kept.append((plan, record))
+        self.waiting = kept
+
     def idle(self, record: Record) -> int:
         """Time of an idle record in which nothing ran, in ns. What waited for a batch has none."""
         start, end = record[1], record[2]

@@ -200,7 +200,7 @@ class ProbeLink:
         if ring is None:
             return []
         ring.beat()
-        raw = list(ring.read())
+        raw = ring.read()
         self.cuts = ()
         if raw:
             if ring.lost != self._lost:

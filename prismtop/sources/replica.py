@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from prismtop.model import Batch
@@ -11,6 +11,7 @@ from prismtop.sources.hook_code import HookPlan
 from prismtop.sources.open_batch import Process
 from prismtop.sources.probe_link import ProbeLink
 from prismtop.sources.ranks import RankJoiner
+from prismtop.sources.requests import EVENT
 from prismtop.sources.ring import Record
 from prismtop.targets.profile import BatchRule
 
@@ -50,10 +51,10 @@ class Replica:
         """The processes of this replica."""
         return self._links.keys()
 
-    def said(self, read: Mapping[int, list[Record]]) -> Iterator[Record]:
-        """Records that may hold request events. Every rank of a tensor-parallel group sees every request: one
-        of them counts."""
-        return (record for pid in self._speakers for record in read.get(pid, ()))
+    def said(self, read: Mapping[int, list[Record]]) -> list[Record]:
+        """Records that hold request events. Every rank of a tensor-parallel group sees every request: one of
+        them counts."""
+        return [record for pid in self._speakers for record in read.get(pid, ()) if record[3] & EVENT]
 
     def spend(self, now: int, busy_ns: int) -> None:
         """Hold each probe against the time that this replica was busy."""

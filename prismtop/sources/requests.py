@@ -13,6 +13,8 @@ from prismtop.sources.hook_code import EVENT_KINDS
 MAX_REQUESTS = 65_536
 MAX_WAIT_NS = 3_600 * 10**9
 """An arrival that was stamped longer ago is not believed."""
+EVENT = agent.FLAG_EVENT << 16
+"""In the fourth word of a record that carries request events."""
 _KIND = {number: name for name, number in EVENT_KINDS.items()}
 
 
@@ -36,11 +38,6 @@ def events_of(record: tuple[int, ...]) -> Iterator[RequestEvent]:
         return
     for n in range(max(0, min(3, record[14]))):
         yield RequestEvent(kind, record[2], *record[5 + 3 * n : 8 + 3 * n])
-
-
-def is_event(record: tuple[int, ...]) -> bool:
-    """Whether the record carries request events."""
-    return bool((record[3] >> 16) & agent.FLAG_EVENT)
 
 
 @dataclass

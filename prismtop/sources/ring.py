@@ -13,7 +13,6 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -295,22 +294,21 @@ class Ring:
         except NOT_PARSED:
             return ProbeStatus()
 
-    def read(self, limit: int = 65536) -> Iterator[Record]:
-        """Yield the records written since the last call, in the order of their sequence numbers."""
-        taken = 0
+    def read(self, limit: int = 65536) -> list[Record]:
+        """The records written since the last call, in the order of their sequence numbers."""
+        taken: list[Record] = []
         for _ in range(limit):  # a ring that changes under our hands must not hold us for ever
-            if taken >= limit:
-                return
+            if len(taken) >= limit:
+                break
             slot = (self._next - 1) & (self.capacity - 1)
             written = self._words[(agent.HEADER_BYTES + slot * agent.RECORD.size) // 8]
             if written < self._next:
-                return  # the usual end: nothing is copied to find out
-            count = min(CHUNK, self.capacity - slot, limit - taken)
-            accepted, more = self._chunk(slot, count)
-            yield from accepted
-            taken += len(accepted)
+                break  # the usual end: nothing is copied to find out
+            accepted, more = self._chunk(slot, min(CHUNK, self.capacity - slot, limit - len(taken)))
+            taken += accepted
             if not more:
-                return
+                break
+        return taken
 
     def skip(self) -> None:
         """Leave out what was written so far; it does not count as lost, nor what was lost before."""

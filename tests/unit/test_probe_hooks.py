@@ -14,7 +14,7 @@ import pytest
 
 from prismtop.probe import agent
 from prismtop.sources.hook_code import HookPlan, plan_hook, source, spec
-from prismtop.sources.requests import events_of, is_event
+from prismtop.sources.requests import EVENT, events_of
 from prismtop.sources.ring import Record, Ring, find_ring
 from prismtop.targets.expressions import compile_expression
 from prismtop.targets.profile import Event, Hook
@@ -319,9 +319,9 @@ def test_request_events_travel_three_to_a_record(engine: Any, probe: Any, mechan
     p = probe([hook("Engine.step", events=(Event("exit", "finish", each),))], mechanism)
     engine.Engine().step(engine.Batch(4))
     records = p.records()
-    events = [e for r in records if is_event(r) for e in events_of(r)]
+    events = [e for r in records if r[3] & EVENT for e in events_of(r)]
     assert [(e.kind, e.id, e.a, e.b) for e in events] == [("finish", 100 + i, 5, 6) for i in range(4)]
-    assert sum(not is_event(r) for r in records) == 1
+    assert sum(not r[3] & EVENT for r in records) == 1
 
 
 def test_more_requests_than_the_cap_are_flagged(engine: Any, probe: Any, mechanism: str) -> None:
