@@ -69,7 +69,8 @@ def batch_series(
     """
     usual = Usual(baseline)
     made: dict[str, tuple[list[Point], list[Point]]] = {}
-    for name, take in _READERS.items():
+    deep = any(seen.whole is not None for window in (baseline, incident) for seen in window)
+    for name, take in _READERS.items() if deep else _SHALLOW.items():
         windows = tuple(
             [(seen.time_ns, value) for seen in window if (value := take(seen, usual)) is not None]
             for window in (baseline, incident)
@@ -95,27 +96,35 @@ class Usual:
         self._members = members
         self._found: dict[int, tuple[object, ...] | None] = {}
         self._stages: dict[tuple[tuple[object, ...], tuple[str, ...]], float] = {}
+        self._shares: dict[tuple[tuple[object, ...], tuple[str, ...]], tuple[float, float, float]] = {}
         self.duration_ns = median(durations) if durations else 0.0
 
     def peers(self, seen: Observation) -> tuple[object, ...] | None:
         """The closest group of baseline batches that did the same work; None when there is none."""
-        if id(seen) not in self._found:
+        which = id(seen)
+        if which not in self._found:
             groups = (key for key in _keys(seen) if len(self._members.get(key, ())) >= ENOUGH)
-            self._found[id(seen)] = next(groups, None)
-        return self._found[id(seen)]
+            self._found[which] = next(groups, None)
+        return self._found[which]
 
     def growth(self, seen: Observation, stages: tuple[str, ...]) -> float | None:
         """Time in these stages as a share of a usual batch: what is usual for all, plus what this batch took
         beyond its peers. None without peers, or when the engine does not show the stages.
         """
         key = self.peers(seen)
-        if key is None or not self.duration_ns or not any(name in seen.stages for name in stages):
+        if key is None or not self.duration_ns:
             return None
-        own = sum(seen.stages.get(name, 0) for name in stages)
-        group = self._median(key, stages)
+        own = [seen.stages[name] for name in stages if name in seen.stages]
+        if not own:
+            return None
         # By peers' own duration, so that batches of any size can be put side by side.
-        length = self._median(key, ())
-        return own / length - group / length + self._share(stages) if length else None
+        found = self._shares.get((key, stages))
+        if found is None:
+            length = self._median(key, ())
+            share = self._median(key, stages) / length if length else 0.0
+            found = self._shares[key, stages] = length, share, self._share(stages)
+        length, group, usual = found
+        return sum(own) / length - group + usual if length else None
 
     def excess(self, seen: Observation) -> float | None:
         """Duration over the prediction, or over that of its peers."""
@@ -272,3 +281,5 @@ _READERS: Mapping[str, Callable[[Observation, Usual], float | None]] = {
     "deep.exposed_share": _device_share("exposed_ns"),
     "deep.copy_share": _device_share("copy_ns"),
 }
+_SHALLOW = {name: take for name, take in _READERS.items() if not name.startswith("deep.")}
+"""Without those that read what only a deep capture knows."""

@@ -12,8 +12,8 @@ from prismtop.latency.engine import EngineJudge
 from prismtop.latency.features import DECODE_FEATURES, MIXED_FEATURES
 from prismtop.latency.mixed import MixedModel
 from prismtop.latency.regime import WARM_ROWS, Regime
+from prismtop.latency.ridge import Vector
 from prismtop.latency.sensitivity import Sensitivity
-from prismtop.latency.windows import SortedWindow
 from prismtop.model import ModelCard, ModelState
 
 TREELESS = "batches with prefill are predicted, but raise no alert until nearly all of them fit"
@@ -48,7 +48,7 @@ def card_of(engines: Sequence[EngineJudge], sense: Sensitivity, origin: str = "f
         + sum(sum(engine.unusable.values()) for engine in engines),
         median_ape=_percent(errors, 0.5),
         p95_ape=_percent(errors, 0.95),
-        within_10pct=errors.share_within(0.1),
+        within_10pct=_share_within(errors, 0.1),
         decode_median_ape=_percent(decode, 0.5),
         drift_pct=100 * math.expm1(main.moved + main.drift) if main.detector.ready else None,
         last_refit_ns=max(refits, default=None),
@@ -85,13 +85,15 @@ def _missing(regime: Regime) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _errors(regimes: Sequence[Regime]) -> SortedWindow:
-    """Absolute relative errors of the latest undisturbed predictions."""
-    residuals = np.array([x for regime in regimes for x in regime.detector.noise.values()])
-    made = SortedWindow(10**6)
-    made.fill(np.abs(np.expm1(residuals)).tolist())
-    return made
+def _errors(regimes: Sequence[Regime]) -> Vector:
+    """Absolute relative errors of the latest undisturbed predictions, in order of size."""
+    residuals = [np.array(regime.detector.noise.ordered) for regime in regimes]
+    return np.sort(np.abs(np.expm1(np.concatenate(residuals)))) if residuals else np.zeros(0)
 
 
-def _percent(window: SortedWindow, share: float) -> float | None:
-    return 100 * window.quantile(share) if len(window) else None
+def _percent(errors: Vector, share: float) -> float | None:
+    return 100 * float(errors[min(len(errors) - 1, int(share * len(errors)))]) if len(errors) else None
+
+
+def _share_within(errors: Vector, bound: float) -> float | None:
+    return int(np.searchsorted(errors, bound, side="right")) / len(errors) if len(errors) else None

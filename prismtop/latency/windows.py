@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SortedWindow:
@@ -40,15 +40,15 @@ class SortedWindow:
         """In order of time."""
         return list(self._times)
 
+    @property
+    def ordered(self) -> Sequence[float]:
+        """In order of value; not to be changed."""
+        return self._sorted
+
     def quantile(self, share: float) -> float:
         """The value below which `share` (0 to 1) of the window lies. Raises IndexError when empty."""
         values = self._sorted
         return values[min(len(values) - 1, int(share * len(values)))]
-
-    def share_within(self, bound: float) -> float | None:
-        """Share of the window that is at most `bound`; None when empty."""
-        values = self._sorted
-        return bisect_right(values, bound) / len(values) if values else None
 
 
 def tail(window: SortedWindow, probability: float, least_slope: float) -> float:
