@@ -20,7 +20,7 @@ from prismtop.sources.open_batch import OpenBatch, Process, ThreadLine, plan_val
 from prismtop.sources.ranks import rank_times
 from prismtop.sources.requests import EVENT
 from prismtop.sources.ring import Record
-from prismtop.sources.stages import exclusive, union
+from prismtop.sources.stages import exclusive
 from prismtop.sources.workload import tag, work_of
 from prismtop.targets.profile import BatchRule
 

@@ -135,6 +135,16 @@ class _Check(ast.NodeVisitor):
 
 
 class _CapIterables(ast.NodeTransformer):
+    def visit_Call(self, node: ast.Call) -> ast.Call:
+        """`sum([x for ...])` takes two thirds of the time of `sum(x for ...)`. With two loops the list could
+        be long: `CAP` items each."""
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id in ("sum", "min", "max") and len(node.args) == 1:
+            loop = node.args[0]
+            if isinstance(loop, ast.GeneratorExp) and len(loop.generators) == 1:
+                node.args = [ast.ListComp(elt=loop.elt, generators=loop.generators)]
+        return node
+
     def visit_comprehension(self, node: ast.comprehension) -> ast.comprehension:
         self.generic_visit(node)
         node.iter = ast.Call(func=ast.Name(id=CAP, ctx=ast.Load()), args=[node.iter], keywords=[])

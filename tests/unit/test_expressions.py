@@ -116,5 +116,19 @@ def test_every_iterable_of_a_comprehension_is_capped() -> None:
     assert compute("sum(1 for r in ret for q in r)", ret=[range(1000)] * 3) == 3 * 512
 
 
+@pytest.mark.parametrize(
+    ("text", "listed"),
+    [
+        ("sum(r for r in ret)", True),
+        ("max(r for r in ret if r)", True),
+        ("max((r for r in ret), default=0)", True),
+        ("sum(q for r in ret for q in r)", False),
+        ("((r, 0, 0) for r in ret)", False),
+    ],
+)
+def test_what_is_counted_over_one_loop_is_listed_first(text: str, listed: bool) -> None:
+    assert ("[" in compile_expression(text, where="t").source) is listed
+
+
 def test_lines_of_a_long_expression_are_joined() -> None:
     assert compute("\n len(ret)\n   + 1\n", ret=[1]) == 2
