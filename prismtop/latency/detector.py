@@ -59,6 +59,7 @@ class Detector:
 
     Attributes:
         noise: undisturbed residuals.
+        ready: whether it flags.
         spread: their standard deviation (robust).
         rough: the largest that it was, forgotten slowly: what calls people must bear with the noise of a
             machine's bad minutes, not with that of its best.
@@ -72,6 +73,7 @@ class Detector:
     def __init__(self, sensitivity: Sensitivity) -> None:
         self.sensitivity = sensitivity
         self.noise = SortedWindow(WINDOW)
+        self.ready = False
         self.spread = LEAST_SPREAD
         self.rough = LEAST_SPREAD
         self.flag_at = self.odd_at = self.point_at = self.shift_at = self.drift_at = _NEVER
@@ -91,6 +93,7 @@ class Detector:
         self._drift_low = 0
         self._median: float | None = None
         self._stale = 0
+        self._few = True
         self._learnt = 0
         self._derive()
 
@@ -102,11 +105,6 @@ class Detector:
         self._drift_allowance = allowance = max(sense.drift_allowance, 1.5 * rough)
         # No single batch may count for more than a third of what it takes.
         self._drift_cap = allowance + min(max(DRIFT_CAP, 3.0 * rough) - allowance, limit_of(sense, rough) / 3)
-
-    @property
-    def ready(self) -> bool:
-        """Whether it flags."""
-        return len(self.noise) >= LEAST
 
     def judge(self, x: float, against_anchor: float, mature: bool, slack: float = 0.0) -> Finding:
         """Look at one residual.
@@ -195,14 +193,16 @@ class Detector:
         if self._learnt % MEDIAN_OF == 0 and self._median is not None and not finding.flag:
             self._medians.add(self._median)
             self._sums.add(self._drift)
-        if self._stale >= REFRESH or len(self.noise) < LEAST_FOR_SHIFTS + 1:
+        if self._stale >= REFRESH or self._few:
+            self._few = len(self.noise) < LEAST_FOR_SHIFTS
             self.refresh()
 
     def refresh(self) -> None:
         """Set the thresholds from what was seen."""
         self._stale = 0
         noise, n = self.noise, len(self.noise)
-        if n < LEAST:
+        self.ready = n >= LEAST
+        if not self.ready:
             return
         self.spread = max(LEAST_SPREAD, spread(noise))
         self.rough = max(self.spread, self.rough * FORGET_ROUGH)
@@ -246,6 +246,7 @@ class Detector:
     def reseed(self, residuals: list[float]) -> None:
         """Another model predicts from here on: its residuals on held-out rows replace the old ones."""
         self.noise.fill(residuals)
+        self._few = len(self.noise) < LEAST_FOR_SHIFTS
         self._medians.fill(())
         self._sums.fill(())
         self.shifted()

@@ -33,6 +33,8 @@ steps of 2 ms are over before anybody is awake.
 SLOWER = 0.02
 """Log ratio beyond which a batch belongs to a row of slow ones."""
 ROUGH = 0.05
+_READY = ModelState.READY
+_OK, _SLOW, _UNKNOWN = Verdict.OK, Verdict.SLOW, Verdict.UNKNOWN
 RATE = 0.01
 MEAN_RATE = 0.05
 STEPS_UNTIL_RATE = 100
@@ -224,13 +226,13 @@ class EngineJudge:
         if expected is None:
             return batch
         state = regime.state
-        verdict = Verdict.UNKNOWN
-        if finding is not None and state is ModelState.READY:
-            verdict = Verdict.SLOW if finding.flag else Verdict.OK
-        prediction = Prediction(
-            int(expected.ns), int(expected.low_ns), int(expected.high_ns), state, verdict, self.basis
+        verdict = _UNKNOWN
+        if finding is not None and state is _READY:
+            verdict = _SLOW if finding.flag else _OK
+        ns, low_ns, high_ns, _, _ = expected
+        return batch.with_prediction(
+            Prediction.made(int(ns), int(low_ns), int(high_ns), state, verdict, self.basis)
         )
-        return batch.with_prediction(prediction)
 
     def _alarms(
         self, batch: Batch, regime: Regime, expected: Expected, judged: Judged, target: float

@@ -23,11 +23,11 @@ class SortedWindow:
         """Take one number; the oldest leaves. NaN is refused with ValueError: it has no place in an order."""
         if value != value:
             raise ValueError("not a number")
-        if len(self._times) >= self._size:
-            old = self._times.popleft()
-            del self._sorted[bisect_left(self._sorted, old)]
-        self._times.append(value)
-        insort(self._sorted, value)
+        times, ordered = self._times, self._sorted
+        if len(times) >= self._size:
+            del ordered[bisect_left(ordered, times.popleft())]
+        times.append(value)
+        insort(ordered, value)
 
     def fill(self, values: Iterable[float]) -> None:
         """Start again with `values`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+_new = object.__new__
+
 
 class ModelState(str, Enum):
     """LEARNING: too few batches yet. STALE: the engine changed and the model is relearning."""
@@ -40,6 +42,21 @@ class Prediction:
     state: ModelState = ModelState.READY
     verdict: Verdict = Verdict.OK
     basis: str = "duration"
+
+    @staticmethod
+    def made(
+        expected_ns: int, low_ns: int, high_ns: int, state: ModelState, verdict: Verdict, basis: str
+    ) -> Prediction:
+        """As the constructor, in half of its time: every batch has one."""
+        prediction = _new(Prediction)
+        fields = prediction.__dict__
+        fields["expected_ns"] = expected_ns
+        fields["low_ns"] = low_ns
+        fields["high_ns"] = high_ns
+        fields["state"] = state
+        fields["verdict"] = verdict
+        fields["basis"] = basis
+        return prediction
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of a process's threads: what the scheduler counted, not ticks that fell into
-    it.
+    """User and system time of a process, of threads that have ended too: by its CPU clock, to the nanosecond
+    (clock_getcpuclockid(3): the id is made of the pid).
     """
-    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def peak_rss_mb(pid: int) -> float:
