@@ -39,6 +39,8 @@ from prismtop.targets.profiles import hooks_for, version_note
 
 Progress = Callable[[str], None]
 MAX_HOOKS = 64
+METRICS_NS = 200_000_000
+"""Time between two looks at what the reader of /metrics has."""
 PARTIAL = "the probe was still being put in"
 _NO_METRICS = EngineMetrics(reason="switched off")
 _when = operator.attrgetter("time_ns")
@@ -190,6 +192,9 @@ class LiveSource:
         self._budget_ns = time.monotonic_ns()
         self._closed = False
         self._metrics: MetricsReader | None = None
+        self._said_metrics = _NO_METRICS
+        self._metrics_due_ns = 0
+        self._ends: list[int] = []
         if options.metrics:
             self._metrics = reader_for(group, profile, interval_s=options.metrics_interval_s)
             self._metrics.start()
@@ -242,9 +247,7 @@ class LiveSource:
                 sum(link.torn for link in self._links),
                 self._given_up + sum(replica.incomplete for replica in self._replicas),
             ),
-            metrics=self._metrics.latest(self._seen, [batch.end_ns for batch in batches])
-            if self._metrics
-            else _NO_METRICS,
+            metrics=self._engine_metrics(now, batches),
             warnings=warnings,
             target_states=self._target_states,
         )
@@ -257,6 +260,17 @@ class LiveSource:
         events.sort(key=_when)
         first, finished = self._requests.feed(events, time.time_ns() - time.monotonic_ns())
         return tuple(first), tuple(finished)
+
+    def _engine_metrics(self, now: int, batches: Sequence[Batch]) -> EngineMetrics:
+        """What the engine says of itself: read once a second, hence not asked for in every poll."""
+        if self._metrics is None:
+            return self._said_metrics
+        self._ends += [batch.end_ns for batch in batches]
+        if now >= self._metrics_due_ns:
+            self._said_metrics = self._metrics.latest(self._seen, self._ends)
+            self._metrics_due_ns = now + METRICS_NS
+            self._ends.clear()
+        return self._said_metrics
 
     def _checked(self, made: list[Batch]) -> list[Batch]:
         """In order, with those marked that began before every hook was in."""
