@@ -226,7 +226,7 @@ class Batch:
 
 
 def _by_keyword(cls: Callable[_Fields, _Made]) -> Callable[_Fields, _Made]:
-    """The constructor of a frozen dataclass in a third of its time, for what is made a hundred times a second.
+    """The constructor of a frozen dataclass in a third of its time: batches come a hundred times a second.
     Every argument is given by its name; of those left out the class itself must have the default.
     """
 
