@@ -49,7 +49,7 @@ class Settings:
     """
 
     tick_hz: float = _setting(
-        13.0, "How often finished batches are collected from the target, per second.", low=1, high=100
+        15.0, "How often finished batches are collected from the target, per second.", low=1, high=100
     )
     ui_hz: float = _setting(
         2.0, "How often the screen is redrawn, per second; 1 over SSH unless it is set.", low=0.1, high=30
