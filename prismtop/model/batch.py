@@ -5,13 +5,17 @@ All times are integer nanoseconds of CLOCK_MONOTONIC.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ParamSpec, TypeVar
 
 from prismtop.model.breakdown import Breakdown
 from prismtop.model.prediction import Prediction
 
 _new = object.__new__
+_Fields = ParamSpec("_Fields")
+_Made = TypeVar("_Made")
 STAGES = ("recv", "schedule", "prepare", "launch", "sample", "wait", "post", "stream", "idle")
 """The nine stage names, in the order in which a batch passes them. `wait`: the host blocked on the device."""
 
@@ -219,3 +223,20 @@ class Batch:
             if stage.rank in (None, lowest) or stage.pid == self.pid:
                 totals[stage.name] = totals.get(stage.name, 0) + stage.duration_ns
         return totals
+
+
+def _by_keyword(cls: Callable[_Fields, _Made]) -> Callable[_Fields, _Made]:
+    """The constructor of a frozen dataclass in a third of its time: batches come a hundred times a second.
+    Every argument is given by its name; of those left out the class itself must have the default.
+    """
+
+    def made(*_: _Fields.args, **fields: _Fields.kwargs) -> _Made:
+        one: _Made = _new(cls)  # type: ignore[arg-type]
+        one.__dict__.update(fields)
+        return one
+
+    return made
+
+
+new_batch = _by_keyword(Batch)
+new_workload = _by_keyword(Workload)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from prismtop.model import Batch, Origin
+from prismtop.model.batch import new_batch
 from prismtop.probe import agent
 from prismtop.sources.hook_code import HookPlan
 from prismtop.sources.open_batch import OpenBatch, Process, ThreadLine, plan_values
@@ -343,7 +344,7 @@ class Assembler:
             period = settle - self._last_settle
         self._last_settle = settle
         workload, mode = work_of(batch.values, batch.capped, self._modes)
-        return Batch(
+        return new_batch(
             pid=self.anchor.pid,
             engine=self.engine,
             seq=self._number(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from prismtop.model import Mode, Workload
+from prismtop.model.batch import new_workload
 from prismtop.probe import agent
 from prismtop.sources.hook_code import FRACTION
 
@@ -37,19 +38,19 @@ def work_of(
         prefill = tokens - decode
         sampled |= {"prefill_tokens"} if "decode_tokens" in capped else set()
     usage = values.get("kv_usage")
-    workload = Workload(
-        size,
-        prefill,
-        decode,
-        get("context_tokens"),
-        values.get("max_context"),
-        get("cached_tokens"),
-        get("new_requests"),
-        values.get("running"),
-        values.get("waiting"),
-        None if usage is None else usage / FRACTION,
-        values.get("preempted"),
-        frozenset(sampled) if sampled else _NOTHING,
+    workload = new_workload(
+        batch_size=size,
+        prefill_tokens=prefill,
+        decode_tokens=decode,
+        context_tokens=get("context_tokens"),
+        max_context=values.get("max_context"),
+        cached_tokens=get("cached_tokens"),
+        new_requests=get("new_requests"),
+        running=values.get("running"),
+        waiting=values.get("waiting"),
+        kv_usage=None if usage is None else usage / FRACTION,
+        preempted=values.get("preempted"),
+        sampled=frozenset(sampled) if sampled else _NOTHING,
     )
     return workload, _mode(modes.get(values.get("mode", agent.MISSING)), prefill, decode)
 
