@@ -138,9 +138,17 @@ def detach_body(nonce: str) -> str:
     return (
         "import sys\n"
         f"_m = sys.modules.get({agent.MODULE!r})\n"
-        f"if _m is not None and _m.AGENT.config['nonce'] == {nonce!r}:\n"
+        f"if _m is not None and {_is_of(nonce)}:\n"
         f"    _m.AGENT.detach({agent.DETACHED})\n"
     )
+
+
+def _is_of(nonce: str) -> str:
+    """Expression: whether the probe is of that attach.
+
+    The text compared with is no identifier: CPython 3.12 keeps every constant that is one for ever.
+    """
+    return f"_m.AGENT.config['nonce'].join('<>') == '<{nonce}>'"
 
 
 def finish_body(nonce: str) -> str:
@@ -148,7 +156,7 @@ def finish_body(nonce: str) -> str:
     return (
         "import sys\n"
         f"_m = sys.modules.get({agent.MODULE!r})\n"
-        f"if _m is not None and _m.AGENT.config['nonce'] == {nonce!r} and _m.AGENT.guest is not None:\n"
+        f"if _m is not None and {_is_of(nonce)} and _m.AGENT.guest is not None:\n"
         f"    _m.AGENT.q[{agent.W_GUEST_CALLED}] += 1\n"
         "    _m.AGENT.guest.close_window()\n"
     )
