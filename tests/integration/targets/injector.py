@@ -40,6 +40,7 @@ old, builtins._prismtop_fd = getattr(builtins, '_prismtop_fd', -1), os.memfd_cre
 if old >= 0:
     os.close(old)
 """
+os.setsid()  # as the helper: in_front raises the whole session, and a kill -9 leaves it there
 rehearse()
 injector = PtraceInjector(pid, read_stat(pid).start_time, on_step, in_front)
 shield()
