@@ -23,6 +23,7 @@ from prismtop.attach.handshake import Handshake
 from prismtop.attach.ladder import inject
 from prismtop.attach.payload import safe_template
 from prismtop.model import AttachState, Batch, Frame, Group
+from prismtop.own_priority import OwnPriority
 from prismtop.session import Session
 from prismtop.sources.deep_link import DeepLink
 from prismtop.sources.live import attach
@@ -165,7 +166,8 @@ def test_an_attach_under_load_sees_every_batch_from_then_on(server: Server, grou
     load = server.load("--n", "6", "--rounds", rounds, "--max-tokens", "100", "--chat")
     try:
         time.sleep(1.5)
-        session = Session(attach(group, load_profiles()[group.engine]))
+        # As every command has it: vLLM's processes spin, and others hardly get a core.
+        session = Session(attach(group, load_profiles()[group.engine]), priority=OwnPriority(True))
         try:
             batches, frame = ticks_until(session, lambda made, _: len(made) >= 150, within_s=90)
             rest: list[Batch] = []
@@ -292,7 +294,8 @@ def test_a_detach_of_an_idle_engine_in_a_window_waits_for_its_model_thread(
 
 
 def test_a_killed_monitor_leaves_a_working_engine_without_probes(server: Server, group: Group) -> None:
-    load = server.load("--n", "2", "--rounds", "40", "--max-tokens", "60", "--chat")
+    rounds = "600" if server.kind == "vllm" else "40"  # batches must go on when the lease has run out
+    load = server.load("--n", "2", "--rounds", rounds, "--max-tokens", "60", "--chat")
     try:
         with watching(server.pid, "--set", "lease_s=2") as watch:
             watch.until("batch", 60)
