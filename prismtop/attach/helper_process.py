@@ -30,8 +30,8 @@ _END_S = 2.0  # from the end of its input to its own
 _CHUNK = 1 << 16
 
 
-def _nothing() -> None:
-    """The default of `Helper.ask`."""
+def nothing() -> None:
+    """What is done meanwhile, as a rule."""
 
 
 class Helper:
@@ -52,7 +52,7 @@ class Helper:
     ) -> None:
         self.close()
 
-    def ask(self, request: dict[str, Any], timeout_s: float, meanwhile: Meanwhile = _nothing) -> Any:
+    def ask(self, request: dict[str, Any], timeout_s: float, meanwhile: Meanwhile = nothing) -> Any:
         """Send one request and wait for its result.
 
         Args:

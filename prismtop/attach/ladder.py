@@ -12,7 +12,7 @@ from typing import Any
 
 from prismtop.attach.errors import AttachError, InjectionError
 from prismtop.attach.handshake import Handshake, last_line, look
-from prismtop.attach.helper_process import Helper, Meanwhile
+from prismtop.attach.helper_process import Helper, Meanwhile, nothing
 from prismtop.attach.payload import TEMPLATE_HEAD
 from prismtop.attach.preflight import WayIn, preflight
 from prismtop.attach.process import check_identity
@@ -75,7 +75,7 @@ def inject(
     force_way: WayIn | None = None,
     give_back: bool = False,
     helper: Helper | None = None,
-    meanwhile: Meanwhile = lambda: None,
+    meanwhile: Meanwhile = nothing,
 ) -> Injection:
     """Run `source` once in the main thread of a process.
 
@@ -240,7 +240,7 @@ def _choose(pid: int, allow_gdb: bool, force_way: WayIn | None) -> WayIn:
 
 
 def _ask(
-    helper: Helper | None, request: dict[str, Any], timeout_s: float, meanwhile: Meanwhile = lambda: None
+    helper: Helper | None, request: dict[str, Any], timeout_s: float, meanwhile: Meanwhile = nothing
 ) -> Any:
     """The result of one request, by a helper of its own where none is given; errors as of `Helper.ask`."""
     with contextlib.ExitStack() as ended:

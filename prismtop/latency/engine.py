@@ -17,7 +17,8 @@ from prismtop.latency.padding import Schedule
 from prismtop.latency.regime import Expected, Judged, Regime
 from prismtop.latency.sensitivity import Sensitivity
 from prismtop.latency.trees import Background
-from prismtop.model import Alert, Batch, ModelState, Prediction, Verdict
+from prismtop.model import Alert, Batch, ModelState, Verdict
+from prismtop.model.prediction import new_prediction
 
 DURATION, PERIOD = BASES = ("duration", "period")
 OVERLAP_RATE = 0.1
@@ -231,7 +232,14 @@ class EngineJudge:
             verdict = _SLOW if finding.flag else _OK
         ns, low_ns, high_ns, _, _ = expected
         return batch.with_prediction(
-            Prediction.made(int(ns), int(low_ns), int(high_ns), state, verdict, self.basis)
+            new_prediction(
+                expected_ns=int(ns),
+                low_ns=int(low_ns),
+                high_ns=int(high_ns),
+                state=state,
+                verdict=verdict,
+                basis=self.basis,
+            )
         )
 
     def _alarms(

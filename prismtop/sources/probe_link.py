@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from prismtop.attach.errors import AttachError, InjectionError
 from prismtop.attach.handshake import Handshake, last_line, look
-from prismtop.attach.helper_process import Helper, Meanwhile
+from prismtop.attach.helper_process import Helper, Meanwhile, nothing
 from prismtop.attach.ladder import Injection, confirm_started, free_scratch, inject, withdraw
 from prismtop.attach.payload import OWN_MEMORY, safe_template
 from prismtop.attach.ptrace_inject import mark_read
@@ -68,7 +68,7 @@ class ProbeLink:
 
     # -- in
 
-    def attach(self, helper: Helper | None = None, meanwhile: Meanwhile = lambda: None) -> None:
+    def attach(self, helper: Helper | None = None, meanwhile: Meanwhile = nothing) -> None:
         """Put the probe in.
 
         Args:
@@ -148,6 +148,7 @@ class ProbeLink:
             seen = look(self.pid, self.handshake)
             if seen.error:
                 return seen.error
+            meanwhile()
             time.sleep(0.001)
         seen = look(self.pid, self.handshake)
         return seen.error or ""

@@ -317,8 +317,7 @@ class Ring:
 
     def skip(self) -> None:
         """Leave out what was written so far; it does not count as lost, nor what was lost before."""
-        for _ in self.read():
-            pass
+        self.read()
         self.lost = self.torn = 0
 
     def _chunk(self, slot: int, count: int) -> tuple[list[Record], bool]:

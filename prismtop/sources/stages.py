@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from prismtop.model import Stage
+from prismtop.model.batch import new_stage
 
 BLOCKED = ("wait", "launch", "sample")
 """Stages of the anchor process in which it may merely wait for a worker process."""
@@ -29,7 +30,6 @@ class Span(NamedTuple):
 
 _start = itemgetter(Span._fields.index("pid"), Span._fields.index("tid"), Span._fields.index("start_ns"))
 _end = itemgetter(Span._fields.index("end_ns"))
-_stage = Stage.made
 
 
 def exclusive(spans: Sequence[Span], anchor_pid: int, worker_pid: int | None) -> tuple[Stage, ...]:
@@ -74,7 +74,16 @@ def exclusive(spans: Sequence[Span], anchor_pid: int, worker_pid: int | None) ->
     if worker_pid is not None:
         _less_blocked(own, ordered, parents, anchor_pid, worker_pid)
     stages = [
-        _stage(name, hook, start, left, pid, tid, rank, end - start)
+        new_stage(
+            name=name,
+            hook=hook,
+            start_ns=start,
+            duration_ns=left,
+            pid=pid,
+            tid=tid,
+            rank=rank,
+            span_ns=end - start,
+        )
         for (name, hook, start, end, _, pid, tid, rank), left in zip(ordered, own, strict=True)
     ]
     if ordered and ordered[0][5:7] != ordered[-1][5:7]:  # several processes or threads

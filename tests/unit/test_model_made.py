@@ -8,7 +8,8 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 import pytest
 
 from prismtop.model import Batch, Mode, ModelState, Prediction, Stage, Verdict, Workload
-from prismtop.model.batch import new_batch, new_workload
+from prismtop.model.batch import new_batch, new_stage, new_workload
+from prismtop.model.prediction import new_prediction
 
 STAGE = Stage("wait", "update", 5, 7, 1, tid=3, rank=2, span_ns=9)
 WORK = Workload(batch_size=4, prefill_tokens=0, kv_usage=0.5, sampled=frozenset({"context_tokens"}))
@@ -21,10 +22,10 @@ def given(noun: object) -> dict[str, object]:
 
 
 MADE = [
-    (STAGE, Stage.made(**given(STAGE))),  # type: ignore[arg-type]
+    (STAGE, new_stage(**given(STAGE))),  # type: ignore[arg-type]
     (WORK, new_workload(**given(WORK))),  # type: ignore[arg-type]
     (BATCH, new_batch(**given(BATCH))),  # type: ignore[arg-type]
-    (PREDICTION, Prediction.made(**given(PREDICTION))),  # type: ignore[arg-type]
+    (PREDICTION, new_prediction(**given(PREDICTION))),  # type: ignore[arg-type]
     (replace(BATCH, prediction=PREDICTION), BATCH.with_prediction(PREDICTION)),
 ]
 
