@@ -13,7 +13,7 @@ _new = object.__new__
 
 
 def by_keyword(cls: Callable[_Fields, _Made]) -> Callable[_Fields, _Made]:
-    """As `cls`, with every argument given by its name. Of those left out the class itself must have the default
+    """As `cls`, every argument given by its name. Of those left out the class itself must have the default
     (no `default_factory`); `__post_init__` is not called.
     """
 
