@@ -16,7 +16,7 @@ from prismtop.model import Alert, Batch, Cause, Counter, Frame, Group, ModelStat
 
 SECOND = 1_000_000_000
 BASELINE_NS = 90 * SECOND
-"""The baseline is what was seen in so much time before an episode."""
+"""The baseline is what was seen in the latest so much time before an episode in which no alert was open."""
 GUARD_NS = SECOND
 """Left out before an episode: counters describe a period, and detectors place a start with some delay."""
 LEAD_NS = 15 * SECOND
@@ -27,7 +27,7 @@ POINTS = 400
 SERIES = 1024
 OBSERVED_PER_S = 8.0
 """Batches a second that are remembered."""
-OBSERVED = 1000
+OBSERVED = 2000
 BASELINE_BATCHES, INCIDENT_BATCHES = 200, 80
 """Batches compared: the cost of an answer."""
 LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
@@ -66,8 +66,8 @@ class _Case:
 class LiveDiagnoser:
     """Remembers what frames hold and explains alerts: the session's `Diagnoser`.
 
-    Keeps about 90 s. `take` costs a few microseconds per batch kept and per reading; an explanation some
-    milliseconds, at most one per frame.
+    Keeps about four minutes, so that a baseline is left when much of that was alerts. `take` costs a few
+    microseconds per batch kept and per reading; an explanation some milliseconds, at most one per frame.
     """
 
     def __init__(self) -> None:
@@ -215,13 +215,10 @@ class LiveDiagnoser:
 
     def _evidence(self, alert: Alert, frame: Frame) -> Evidence:
         start, end = alert.started_ns, alert.closed_ns or frame.time_ns
-        others = [
-            span
-            for id_, span in self._spans.items()
-            if id_ != alert.id and span[1] + SECOND >= start - BASELINE_NS and span[0] < start
-        ]
+        others = [span for id_, span in self._spans.items() if id_ != alert.id and span[0] < start]
+        since = _undisturbed_since(start, others)
         slower = None if alert.excess_pct is None else alert.excess_pct / 100
-        batches = self._observations(alert, frame, others)
+        batches = self._observations(alert, frame, since, others)
         lost_by = _lost_by(batches[1], end, slower)
         if end - lost_by > LATE_SHARE * (end - start):
             end = lost_by
@@ -229,7 +226,7 @@ class LiveDiagnoser:
         counters: dict[Key, Windows] = {}
         for key, points in with_derived(series, self._roles).items():
             period = self._periods.get(key, SECOND)
-            counters[key] = _windows(points, start, end, period, others)
+            counters[key] = _windows(points, (since, start, end), period, others)
         return gather(
             counters,
             (batches[0], [seen for seen in batches[1] if seen.time_ns <= end]),
@@ -239,13 +236,13 @@ class LiveDiagnoser:
         )
 
     def _observations(
-        self, alert: Alert, frame: Frame, others: list[tuple[int, int]]
+        self, alert: Alert, frame: Frame, since: int, others: list[tuple[int, int]]
     ) -> tuple[list[Observation], list[Observation]]:
         start = alert.started_ns
         baseline = [
             seen
             for seen in self._batches
-            if start - BASELINE_NS <= seen.time_ns < start
+            if since <= seen.time_ns < start
             and seen.seq < alert.first_seq
             and not _inside(seen.time_ns, others)
         ]
@@ -259,11 +256,15 @@ class LiveDiagnoser:
 
 
 def _windows(
-    points: Iterable[Point], start: int, end: int, period_ns: int, others: list[tuple[int, int]]
+    points: Iterable[Point], times: tuple[int, int, int], period_ns: int, others: list[tuple[int, int]]
 ) -> Windows:
     """A counter's baseline, incident and lead. A reading describes the period that ends at it: a short
     episode shows in the reading after it.
+
+    Args:
+        times: where the baseline, the incident and what is after it begin.
     """
+    since, start, end = times
     tail = period_ns * 9 // 10 if end - start < 3 * period_ns else 0
     first = start + min(period_ns // 4, SECOND)
     last = max(end, start + SECOND // 2) + tail
@@ -274,11 +275,23 @@ def _windows(
             break
         if time_ns >= first:
             incident.append(point)
-        elif start - BASELINE_NS <= time_ns < start - GUARD_NS and not _inside(time_ns, others):
+        elif since <= time_ns < start - GUARD_NS and not _inside(time_ns, others):
             baseline.append(point)
         if time_ns >= start - LEAD_NS:
             lead.append(point)
     return baseline, incident, lead
+
+
+def _undisturbed_since(start: int, others: Iterable[tuple[int, int]]) -> int:
+    """When the baseline begins: from there to `start`, `BASELINE_NS` are without another alert."""
+    wanted, until = BASELINE_NS, start
+    for first, last in sorted(others, key=lambda span: -span[1]):
+        after = min(last + SECOND, until)
+        if until - after >= wanted:
+            break
+        wanted -= until - after
+        until = min(until, first)
+    return until - wanted
 
 
 def _lost_by(incident: Sequence[Observation], end_ns: int, slower: float | None) -> int:

@@ -163,7 +163,7 @@ class World:
                 readings = tuple(self._readings(now, self.fault))
             changed: tuple[Alert, ...] = ()
             if faulty and alert is None and now >= self.fault_ns + 300 * MS:
-                alert = self._alert(now, self._first_seq)
+                alert = self.make_alert(now, self._first_seq)
                 changed = (alert,)
             elif faulty and alert is None and now == self.fault_ns:
                 self._first_seq = batches[0].seq
@@ -185,7 +185,8 @@ class World:
                 model=ModelCard(ModelState.STALE if fault.stale else ModelState.READY),
             )
 
-    def _alert(self, now: int, first: int) -> Alert:
+    def make_alert(self, now: int, first: int) -> Alert:
+        """The alert, open."""
         return Alert(
             id=1,
             kind="shift",

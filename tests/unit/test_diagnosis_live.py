@@ -11,7 +11,16 @@ from itertools import pairwise
 import pytest
 
 from prismtop.diagnosis.hypotheses import CAUSE_IDS, HYPOTHESES, USED_SIGNALS
-from prismtop.diagnosis.live import OBSERVED, POINTS, SERIES, LiveDiagnoser, _inside, _lost_by, _windows
+from prismtop.diagnosis.live import (
+    OBSERVED,
+    POINTS,
+    SERIES,
+    LiveDiagnoser,
+    _inside,
+    _lost_by,
+    _undisturbed_since,
+    _windows,
+)
 from prismtop.diagnosis.observations import Observation, observe
 from prismtop.diagnosis.ranking import NAMED
 from prismtop.diagnosis.signals import SIGNALS
@@ -21,6 +30,7 @@ from tests.unit.diagnosis_world import (
     GPU_COUNTERS,
     HOST_COUNTERS,
     SECOND,
+    START,
     USUAL_MS,
     Fault,
     World,
@@ -282,10 +292,32 @@ def test_an_answer_that_did_not_change_is_not_given_again() -> None:
 def test_an_earlier_episode_is_not_part_of_the_baseline() -> None:
     assert _inside(5 * SECOND, [(4 * SECOND, 6 * SECOND)])
     points = [(at * SECOND, 1.0) for at in range(60)]
-    baseline, incident, _ = _windows(points, 50 * SECOND, 55 * SECOND, SECOND, [(20 * SECOND, 30 * SECOND)])
+    times = (0, 50 * SECOND, 55 * SECOND)
+    baseline, incident, _ = _windows(points, times, SECOND, [(20 * SECOND, 30 * SECOND)])
     assert not [time for time, _ in baseline if 20 * SECOND <= time <= 31 * SECOND]
     assert len(baseline) == 60 - 11 - 12
     assert incident
+
+
+def test_a_baseline_reaches_back_until_it_holds_enough_time_without_an_alert() -> None:
+    assert _undisturbed_since(200 * SECOND, []) == 110 * SECOND
+    long, inside = (100 * SECOND, 189 * SECOND), (120 * SECOND, 150 * SECOND)
+    assert _undisturbed_since(200 * SECOND, [inside, long]) == 20 * SECOND
+    assert _undisturbed_since(200 * SECOND, [(20 * SECOND, 90 * SECOND)]) == 110 * SECOND
+
+
+def test_a_fault_after_minutes_of_another_alert_is_held_against_the_time_before_that() -> None:
+    world = World(FAULTS["cpu_contention"], quiet_s=130.0)
+    opened = START + 12 * SECOND
+    other = replace(world.make_alert(opened, 40), id=9, started_ns=opened)
+    closed = replace(other, closed_ns=START + 129 * SECOND)
+    untold = [other, closed]
+    diagnoser = LiveDiagnoser()
+    for frame in world.frames():
+        due = [alert for alert in untold[:1] if frame.time_ns >= (alert.closed_ns or opened)]
+        del untold[: len(due)]
+        world.alerts.extend(diagnoser.take(replace(frame, changed_alerts=(*frame.changed_alerts, *due))))
+    assert world.alerts[-1].causes[0].id == "cpu_contention"
 
 
 def seen_at(at_s: float, excess: float | None, ms: float = 10.0) -> Observation:
