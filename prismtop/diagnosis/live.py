@@ -12,6 +12,7 @@ from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, wit
 from prismtop.diagnosis.evidence import Evidence, Point
 from prismtop.diagnosis.observations import Observation, observe
 from prismtop.diagnosis.ranking import rank
+from prismtop.diagnosis.worst import LostTime, Span, within
 from prismtop.model import Alert, Batch, Cause, Counter, Frame, Group, ModelState
 
 SECOND = 1_000_000_000
@@ -38,11 +39,6 @@ ANSWER_SHARE = 0.005
 """Share of a core that answers may take in the long run: in a storm of alerts they come later."""
 ANSWER_BURST_S = 0.4
 """CPU seconds of answers that may come at once."""
-NEARLY_ALL = 0.95
-LATE_SHARE = 0.2
-"""Share of an alert for which it must have been over to be cut there."""
-FEWEST_LOST = 8
-"""Batches of an episode from which it can be told when it was over."""
 CHANGED = 0.03
 """Scores that moved by less are the same answer."""
 
@@ -75,6 +71,7 @@ class LiveDiagnoser:
         self._periods: dict[Key, int] = {}
         self._texts: dict[Key, str] = {}
         self._batches: deque[Observation] = deque(maxlen=OBSERVED)
+        self._lost = LostTime()
         self._stride, self._skip = 1, 0
         self._second_ns, self._in_second = 0, 0
         self._cases: dict[int, _Case] = {}
@@ -88,6 +85,7 @@ class LiveDiagnoser:
         """Remember what the frame holds; alerts whose causes are new or changed."""
         for counter in frame.new_counters:
             self._keep_reading(counter)
+        self._lost.take(frame.new_batches)
         self._keep_batches(frame.new_batches)
         if frame.time_ns - self._sampled_ns >= SPACING_NS:
             self._sampled_ns = frame.time_ns
@@ -218,21 +216,22 @@ class LiveDiagnoser:
         others = [span for id_, span in self._spans.items() if id_ != alert.id and span[0] < start]
         since = _undisturbed_since(start, others)
         slower = None if alert.excess_pct is None else alert.excess_pct / 100
-        batches = self._observations(alert, frame, since, others)
-        lost_by = _lost_by(batches[1], end, slower)
-        if end - lost_by > LATE_SHARE * (end - start):
-            end = lost_by
+        baseline, incident = self._observations(alert, frame, since, others)
+        spans, lost = self._lost.worst(start, end)
+        worst = [seen for seen in incident if within(seen.time_ns, spans)]
+        if slower is not None and lost is not None:
+            slower = max(slower, lost)
         series = {key: list(points) for key, points in self._series.items()}
         counters: dict[Key, Windows] = {}
         for key, points in with_derived(series, self._roles).items():
             period = self._periods.get(key, SECOND)
-            counters[key] = _windows(points, (since, start, end), period, others)
+            counters[key] = _windows(points, (since, start), spans, period, others)
         return gather(
             counters,
-            (batches[0], [seen for seen in batches[1] if seen.time_ns <= end]),
+            (baseline, evenly(worst or incident, INCIDENT_BATCHES)),
             texts=self._texts,
             slower=slower,
-            onset_ns=start,
+            onset_ns=spans[0][0],
         )
 
     def _observations(
@@ -252,32 +251,39 @@ class LiveDiagnoser:
         for batch in latest[-INCIDENT_BATCHES:]:
             incident[batch.seq] = observe(batch)
         ordered = [incident[seq] for seq in sorted(incident)]
-        return evenly(baseline, BASELINE_BATCHES), evenly(ordered, INCIDENT_BATCHES)
+        return evenly(baseline, BASELINE_BATCHES), ordered
 
 
 def _windows(
-    points: Iterable[Point], times: tuple[int, int, int], period_ns: int, others: list[tuple[int, int]]
+    points: Iterable[Point],
+    times: tuple[int, int],
+    spans: Sequence[Span],
+    period_ns: int,
+    others: list[tuple[int, int]],
 ) -> Windows:
     """A counter's baseline, incident and lead. A reading describes the period that ends at it: a short
     episode shows in the reading after it.
 
     Args:
-        times: where the baseline, the incident and what is after it begin.
+        times: where the baseline begins and where the alert does.
+        spans: of the alert, what is to be explained.
     """
-    since, start, end = times
-    tail = period_ns * 9 // 10 if end - start < 3 * period_ns else 0
-    first = start + min(period_ns // 4, SECOND)
-    last = max(end, start + SECOND // 2) + tail
+    since, start = times
+    into = min(period_ns // 4, SECOND)
+    bounds = []
+    for first, last in spans:
+        tail = period_ns * 9 // 10 if last - first < 3 * period_ns else 0
+        bounds.append((first + into, max(last, first + SECOND // 2) + tail))
     baseline, incident, lead = [], [], []
     for point in points:
         time_ns = point[0]
-        if time_ns > last:
+        if time_ns > bounds[-1][1]:
             break
-        if time_ns >= first:
+        if any(first <= time_ns <= last for first, last in bounds):
             incident.append(point)
         elif since <= time_ns < start - GUARD_NS and not _inside(time_ns, others):
             baseline.append(point)
-        if time_ns >= start - LEAD_NS:
+        if time_ns >= spans[0][0] - LEAD_NS:
             lead.append(point)
     return baseline, incident, lead
 
@@ -292,29 +298,6 @@ def _undisturbed_since(start: int, others: Iterable[tuple[int, int]]) -> int:
         wanted -= until - after
         until = min(until, first)
     return until - wanted
-
-
-def _lost_by(incident: Sequence[Observation], end_ns: int, slower: float | None) -> int:
-    """When an episode had lost nearly all of the time that it lost. Alerts close late, and what the machine
-    did while batches were as fast as ever again tells nothing about why they had been slow.
-
-    Args:
-        slower: by how much the detector says that its batches are; those that are less than half as slow are
-            noise here.
-    """
-    if len(incident) < FEWEST_LOST:
-        return end_ns
-    least = 1 + max(0.0, slower or 0.0) / 2
-    lost = [
-        seen.duration_ns * (1 - 1 / seen.excess) if seen.excess is not None and seen.excess > least else 0.0
-        for seen in incident
-    ]
-    enough, gone = NEARLY_ALL * math.fsum(lost), 0.0
-    for seen, more in zip(incident, lost, strict=True):
-        gone += more
-        if gone and gone >= enough:
-            return seen.time_ns + seen.duration_ns
-    return end_ns
 
 
 def _inside(time_ns: int, spans: Iterable[tuple[int, int]]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -17,13 +17,12 @@ from prismtop.diagnosis.live import (
     SERIES,
     LiveDiagnoser,
     _inside,
-    _lost_by,
     _undisturbed_since,
     _windows,
 )
-from prismtop.diagnosis.observations import Observation, observe
 from prismtop.diagnosis.ranking import NAMED
 from prismtop.diagnosis.signals import SIGNALS
+from prismtop.diagnosis.worst import LostTime
 from prismtop.model import Batch, Counter, Mode, Prediction
 from tests.factories import MS, make_batch, make_frame
 from tests.unit.diagnosis_world import (
@@ -292,8 +291,8 @@ def test_an_answer_that_did_not_change_is_not_given_again() -> None:
 def test_an_earlier_episode_is_not_part_of_the_baseline() -> None:
     assert _inside(5 * SECOND, [(4 * SECOND, 6 * SECOND)])
     points = [(at * SECOND, 1.0) for at in range(60)]
-    times = (0, 50 * SECOND, 55 * SECOND)
-    baseline, incident, _ = _windows(points, times, SECOND, [(20 * SECOND, 30 * SECOND)])
+    spans = [(50 * SECOND, 55 * SECOND)]
+    baseline, incident, _ = _windows(points, (0, 50 * SECOND), spans, SECOND, [(20 * SECOND, 30 * SECOND)])
     assert not [time for time, _ in baseline if 20 * SECOND <= time <= 31 * SECOND]
     assert len(baseline) == 60 - 11 - 12
     assert incident
@@ -320,31 +319,65 @@ def test_a_fault_after_minutes_of_another_alert_is_held_against_the_time_before_
     assert world.alerts[-1].causes[0].id == "cpu_contention"
 
 
-def seen_at(at_s: float, excess: float | None, ms: float = 10.0) -> Observation:
-    predicted = None if excess is None else Prediction(int(ms / excess * MS), 0, 1 << 40)
-    return observe(
-        make_batch(round(at_s * 10), int(at_s * SECOND), duration_ns=int(ms * MS), prediction=predicted)
-    )
+def slow_at(at_s: float, times: float, ms: float = 10.0) -> Batch:
+    """A batch of `ms`, which is `times` what was predicted."""
+    predicted = Prediction(int(ms / times * MS), 0, 1 << 40)
+    return make_batch(round(at_s * 10), int(at_s * SECOND), duration_ns=int(ms * MS), prediction=predicted)
+
+
+def worst_of(batches: Iterable[Batch], end_s: float) -> list[tuple[float, float]]:
+    """Seconds of an alert from 0 to `end_s` that are to be explained."""
+    lost = LostTime()
+    lost.take(batches)
+    spans, _ = lost.worst(0, int(end_s * SECOND))
+    return [(first / SECOND, last / SECOND) for first, last in spans]
 
 
 def test_an_alert_that_closes_late_is_explained_by_the_time_in_which_batches_were_slow() -> None:
-    slow = [seen_at(at / 10, 2.0) for at in range(40)]
-    fast = [seen_at(4 + at / 10, 1.05 if at % 2 else 0.95) for at in range(100)]
-    assert 3.5 * SECOND < _lost_by([*slow, *fast], 14 * SECOND, 1.0) < 4.5 * SECOND
+    slow = [slow_at(at / 10, 2.0) for at in range(40)]
+    fast = [slow_at(4 + at / 10, 1.05 if at % 2 else 0.95) for at in range(100)]
+    assert worst_of([*slow, *fast], 14.0) == [(0.0, 4.0)]
+
+
+def test_a_fault_within_a_longer_and_milder_slowdown_is_what_is_explained() -> None:
+    batches = [slow_at(at / 10, 1.8 if 120 <= at < 170 else 1.2) for at in range(300)]
+    assert worst_of(batches, 30.0) == [(12.0, 17.0)]
+
+
+def test_how_much_slower_batches_are_is_told_of_the_part_that_is_explained() -> None:
+    lost = LostTime()
+    lost.take(slow_at(at / 10, 1.8 if at < 50 else 1.2) for at in range(300))
+    assert lost.worst(0, 30 * SECOND)[1] == pytest.approx(0.8, abs=0.01)
+
+
+def test_bursts_are_explained_by_the_seconds_in_which_they_were() -> None:
+    batches = [slow_at(at / 10, 3.0 if at in (13, 44, 57) else 1.0, ms=30.0) for at in range(80)]
+    assert worst_of(batches, 8.0) == [(1.0, 2.0), (4.0, 6.0)]
+
+
+def test_a_batch_that_took_seconds_is_explained_to_its_end() -> None:
+    usual = [slow_at(at / 10, 1.0) for at in range(20)]
+    assert worst_of([*usual, slow_at(2.0, 300.0, ms=3500.0), slow_at(5.5, 1.0)], 6.0) == [(2.0, 5.5)]
 
 
 @pytest.mark.parametrize(
-    "incident",
+    "batches",
     [
-        pytest.param([seen_at(at / 10, 2.0) for at in range(3)], id="too few batches"),
-        pytest.param([seen_at(at / 10, None) for at in range(60)], id="no predictions"),
-        pytest.param([seen_at(at / 10, 0.98) for at in range(60)], id="gaps between batches, none slow"),
+        pytest.param([slow_at(at / 10, 1.2 + 0.05 * (at % 3)) for at in range(60)], id="the same all along"),
+        pytest.param([], id="no batches"),
+        pytest.param([make_batch(at, at * SECOND // 10) for at in range(60)], id="no predictions"),
+        pytest.param([slow_at(at / 10, 0.98) for at in range(60)], id="gaps between batches, none slow"),
     ],
 )
-def test_where_it_cannot_be_told_when_batches_were_slow_the_whole_alert_is(
-    incident: list[Observation],
-) -> None:
-    assert _lost_by(incident, 6 * SECOND, 1.0) == 6 * SECOND
+def test_where_no_part_of_an_alert_is_worse_the_whole_of_it_is_explained(batches: list[Batch]) -> None:
+    assert worst_of(batches, 6.0) == [(0.0, 6.0)]
+
+
+def test_lost_time_of_a_replay_that_was_moved_back_is_forgotten() -> None:
+    lost = LostTime()
+    lost.take(slow_at(20 + at / 10, 3.0) for at in range(20))
+    lost.take(slow_at(at / 10, 1.5) for at in range(20))
+    assert lost.worst(0, 30 * SECOND)[0] == [(0, 2 * SECOND)]
 
 
 class ClosesLate(World):
