@@ -24,7 +24,8 @@ STRETCHES = 8
 """Stretches of a baseline from which it can be told how far a series wanders."""
 NEVER_BEFORE = 1 / 3
 """What never happened in the baseline stands out by happening, however unevenly: the share of an incident's
-own spread that counts then.
+own spread that counts when two of its readings, and half of them, are beyond all that a long baseline had
+(by chance: less than one time in a thousand).
 """
 MAD_SIGMA = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
@@ -186,10 +187,18 @@ def _error(before: Sequence[float], after: Sequence[float], *, mean: bool) -> fl
         own = noise
     else:
         own = max(spread(after), noise if len(after) <= ENOUGH else noise / 2)
-        if mean and not any(before):
-            own *= NEVER_BEFORE
+        if (mean and not any(before)) or _is_new(before, after):
+            own = max(own * NEVER_BEFORE, noise)
     error = math.sqrt(noise**2 / min(len(before), INDEPENDENT) + own**2 / min(len(after), INDEPENDENT))
     return max(error, _wandering(before, len(after), _mean if mean else median))
+
+
+def _is_new(before: Sequence[float], after: Sequence[float]) -> bool:
+    if len(before) < STRETCHES * ENOUGH:
+        return False
+    lowest, highest = min(before), max(before)
+    beyond = max(sum(value > highest for value in after), sum(value < lowest for value in after))
+    return beyond >= 2 and 2 * beyond >= len(after)
 
 
 def _wandering(before: Sequence[float], count: int, level: Callable[[Sequence[float]], float]) -> float:

@@ -6,12 +6,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, with_derived
 from prismtop.diagnosis.evidence import Evidence, Point
 from prismtop.diagnosis.observations import Observation, observe
-from prismtop.diagnosis.ranking import rank
+from prismtop.diagnosis.ranking import MOST, NAMED, rank
 from prismtop.diagnosis.worst import LostTime, Span, within
 from prismtop.model import Alert, Batch, Cause, Counter, Frame, Group, ModelState
 
@@ -39,6 +39,7 @@ ANSWER_SHARE = 0.005
 """Share of a core that answers may take in the long run: in a storm of alerts they come later."""
 ANSWER_BURST_S = 0.4
 """CPU seconds of answers that may come at once."""
+UNKNOWN = "unknown"
 CHANGED = 0.03
 """Scores that moved by less are the same answer."""
 
@@ -52,11 +53,14 @@ _METRICS = (
 
 @dataclass
 class _Case:
-    """An alert that is being explained: when to look at it next, and how often it was looked at."""
+    """An alert that is being explained: when to look at it next, how often it was looked at, and what was
+    named then.
+    """
 
     due_ns: int
     looks: int = 0
     closed: bool = False
+    named: dict[str, Cause] = field(default_factory=dict)
 
 
 class LiveDiagnoser:
@@ -170,7 +174,7 @@ class LiveDiagnoser:
             if case is None:
                 self._cases[alert.id] = _Case(now_ns)
         elif case is None or not case.closed:
-            self._cases[alert.id] = _Case(now_ns, closed=True)
+            self._cases[alert.id] = _Case(now_ns, closed=True, named=case.named if case else {})
 
     def _explain_one(self, frame: Frame) -> tuple[Alert, ...]:
         due = [id_ for id_, case in self._cases.items() if case.due_ns <= frame.time_ns]
@@ -186,7 +190,8 @@ class LiveDiagnoser:
         began = time.thread_time()
         causes = rank(self._evidence(alert, frame))
         self._budget_s -= time.thread_time() - began
-        early = case.looks == 1 and not case.closed and causes[0].id == "unknown"
+        causes = _with_earlier(causes, case, (frame.time_ns - alert.started_ns) / 1e9)
+        early = case.looks == 1 and not case.closed and causes[0].id == UNKNOWN
         if early or _same(causes, alert.causes):  # counters of this moment are still to come
             return ()
         return (replace(alert, causes=causes),)
@@ -298,6 +303,22 @@ def _undisturbed_since(start: int, others: Iterable[tuple[int, int]]) -> int:
         wanted -= until - after
         until = min(until, first)
     return until - wanted
+
+
+def _with_earlier(causes: tuple[Cause, ...], case: _Case, after_s: float) -> tuple[Cause, ...]:
+    """Causes with those that were named at an earlier look. One alert may hold several things, one after the
+    other: what explained its beginning goes on to do so when something else prolongs it.
+    """
+    now = {cause.id for cause in causes if cause.score >= NAMED}
+    earlier = [cause for id_, cause in case.named.items() if id_ not in now]
+    for cause in causes:
+        if cause.id in now - {UNKNOWN}:
+            case.named[cause.id] = replace(cause, text=f"{cause.text[:-1]} (in its first {after_s:.0f} s).")
+    if not earlier:
+        return causes
+    replaced = {UNKNOWN, *(cause.id for cause in earlier)}
+    rest = [cause for cause in causes if cause.id not in replaced]
+    return tuple(sorted((*rest, *earlier), key=lambda cause: -cause.score))[:MOST]
 
 
 def _inside(time_ns: int, spans: Iterable[tuple[int, int]]) -> bool:

@@ -89,6 +89,23 @@ def test_a_series_that_did_not_move_at_all_has_no_effect() -> None:
     assert (found.z, found.delta, found.log_ratio) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("readings", "moved"),
+    [
+        pytest.param([0.96, 0.02, 0.93, 0.02], True, id="half of them beyond all that was"),
+        pytest.param([0.96, 0.02, 0.02, 0.02], False, id="one of them"),
+        pytest.param([0.96, 0.93, 0.02, 0.02, 0.02], False, id="fewer than half"),
+    ],
+)
+def test_what_a_long_baseline_never_had_has_moved_however_unevenly(
+    readings: list[float], moved: bool
+) -> None:
+    usual = points(*(0.02 + 0.001 * (at % 7) for at in range(60)))
+    effect = compare("share", usual, points(*readings), mean=True)
+    assert effect is not None
+    assert (effect.z > 3) is moved
+
+
 def test_rare_events_are_compared_by_their_mean() -> None:
     quiet, busy = points(*[0.0] * 40), points(*[0.0, 0.0, 0.0, 1.0] * 10)
     by_mean = compare("x", quiet, busy, mean=True)

@@ -364,6 +364,7 @@ def test_a_batch_that_took_seconds_is_explained_to_its_end() -> None:
     "batches",
     [
         pytest.param([slow_at(at / 10, 1.2 + 0.05 * (at % 3)) for at in range(60)], id="the same all along"),
+        pytest.param([slow_at(at / 10, 1.2 + 0.2 * (at < 30)) for at in range(60)], id="hardly worse"),
         pytest.param([], id="no batches"),
         pytest.param([make_batch(at, at * SECOND // 10) for at in range(60)], id="no predictions"),
         pytest.param([slow_at(at / 10, 0.98) for at in range(60)], id="gaps between batches, none slow"),
@@ -375,8 +376,8 @@ def test_where_no_part_of_an_alert_is_worse_the_whole_of_it_is_explained(batches
 
 def test_lost_time_of_a_replay_that_was_moved_back_is_forgotten() -> None:
     lost = LostTime()
-    lost.take(slow_at(20 + at / 10, 3.0) for at in range(20))
-    lost.take(slow_at(at / 10, 1.5) for at in range(20))
+    lost.take(slow_at(20 + at / 10, 9.0) for at in range(20))
+    lost.take(slow_at(at / 10, 3.0 if at < 20 else 1.0) for at in range(60))
     assert lost.worst(0, 30 * SECOND)[0] == [(0, 2 * SECOND)]
 
 
@@ -397,6 +398,28 @@ class ClosesLate(World):
 def test_a_cause_that_was_seen_is_not_forgotten_while_the_alert_stays_open() -> None:
     late = ClosesLate(FAULTS["cpu_contention"], fault_s=24.0)
     assert late.run()[0].id == "cpu_contention"
+
+
+class TwoThings(World):
+    """When its fault is over, the alert goes on with another one, for four times as long."""
+
+    def _readings(self, now: int, fault: Fault) -> Iterator[Counter]:
+        return super()._readings(now, fault if now < self._other_ns else FAULTS["noisy_neighbour"])
+
+    def _batch(self, at: int, fault: Fault) -> Batch:
+        other = FAULTS["noisy_neighbour"] if at < self.fault_ns + self.fault_s * SECOND else Fault()
+        return super()._batch(at, fault if at < self._other_ns else other)
+
+    @property
+    def _other_ns(self) -> int:
+        return self.fault_ns + int(self.fault_s * SECOND / 5)
+
+
+def test_what_explained_the_beginning_of_an_alert_is_kept_when_something_else_prolongs_it() -> None:
+    world = TwoThings(FAULTS["cpu_contention"], fault_s=60.0)
+    causes = {cause.id: cause for cause in world.run()}
+    assert list(causes)[:2] in (["cpu_contention", "noisy_neighbour"], ["noisy_neighbour", "cpu_contention"])
+    assert re.search(r"\(in its first \d+ s\)\.$", causes["cpu_contention"].text)
 
 
 def test_memory_is_bounded_however_much_comes() -> None:
