@@ -43,9 +43,13 @@ class Episode:
     @property
     def counts(self) -> bool:
         """A fault that was seen to have an effect, and began in quiet: it must be found."""
+        return self.has_effect and not self.clouded
+
+    @property
+    def has_effect(self) -> bool:
+        """A fault that was seen to have an effect."""
         effect = self.label.effect
-        seen = effect is not None and effect.has_one is True
-        return self.label.kind == "fault" and seen and not self.clouded
+        return self.label.kind == "fault" and effect is not None and effect.has_one is True
 
     @property
     def found(self) -> bool:
@@ -65,6 +69,9 @@ class CampaignScore:
         faults, counted: injected; of these with an effect of at least 10 % beyond the noise, begun while no
             alert was open.
         clouded: faults that began while one was.
+        clouded_counted: those of them with such an effect.
+        clouded_hits: of these, with an alert of their own all the same.
+        clouded_top1: share of these hits whose best cause is a right one.
         hits: counted faults with an alert.
         recall: of the counted.
         false_alarms: alerts that overlap neither fault nor control.
@@ -90,6 +97,9 @@ class CampaignScore:
     faults: int
     counted: int
     clouded: int
+    clouded_counted: int
+    clouded_hits: int
+    clouded_top1: float | None
     hits: int
     recall: float | None
     false_alarms: int
@@ -139,6 +149,7 @@ def score(
     in_controls = {a.id for e in controls for a in e.alerts} - of_faults
     falls = {a.id: fallen for a in alerts if (fallen := explained(a, speeds, end_ns)) is not None}
     clouded = [e for e in episodes if e.clouded and e.label.kind == "fault"]
+    clouded_hits = [e for e in clouded if e.has_effect and e.found]
     of_machine = {a.id for a in false} | in_controls | {a.id for e in clouded for a in e.clouded_by}
     of_machine &= falls.keys()
     busy = sum(_until(e.label, end_ns) - max(start_ns, e.label.start_ns) for e in episodes)
@@ -147,6 +158,9 @@ def score(
         faults=len(episodes) - len(controls),
         counted=len(counted),
         clouded=len(clouded),
+        clouded_counted=sum(e.has_effect for e in clouded),
+        clouded_hits=len(clouded_hits),
+        clouded_top1=_share(sum(e.named(1) for e in clouded_hits), len(clouded_hits)),
         hits=len(hits),
         recall=_share(len(hits), len(counted)),
         false_alarms=len(false),

@@ -39,6 +39,7 @@ def table(result: Result, left_out: Sequence[tuple[str, str]], planned: int) -> 
     made += [
         f"recall {_percent(figures.recall)} ({figures.hits} of {figures.counted} faults with an effect of 10 "
         f"% or more; {figures.faults} injected, {figures.clouded} of them while an alert was open already)",
+        *_clouded_lines(result),
         f"false alarms {figures.false_alarms} in {figures.quiet_s:.0f} s outside of episodes "
         f"({_number(figures.false_per_h, 1)} an hour), {_number(figures.false_beside_others, 0)} of them "
         f"while other processes used {FOREIGN_CORES:g} cores or more; {figures.control_alerts} in "
@@ -53,6 +54,16 @@ def table(result: Result, left_out: Sequence[tuple[str, str]], planned: int) -> 
     ]
     made += [f"left out: {name}: {safe_text(reason)}" for name, reason in left_out]
     return made
+
+
+def _clouded_lines(result: Result) -> list[str]:
+    figures = result.score
+    if not figures.clouded_counted:
+        return []
+    return [
+        f"of {figures.clouded_counted} with an effect that began under an open alert, {figures.clouded_hits} "
+        f"got an alert of their own, cause top-1 {_percent(figures.clouded_top1)}; not counted elsewhere"
+    ]
 
 
 def _machine_lines(result: Result) -> list[str]:

@@ -107,6 +107,13 @@ def test_an_alert_that_was_open_before_is_no_hit_and_the_fault_no_miss() -> None
     assert (figures.hits, figures.counted, figures.clouded, figures.false_alarms) == (0, 0, 1, 1)
 
 
+def test_a_fault_under_an_open_alert_that_gets_one_of_its_own_is_told_apart() -> None:
+    own = make_alert(2, 101, 106, "cgroup_throttling")
+    figures = scored([make_label(100, 105)], [make_alert(1, 90, 101), own])
+    assert (figures.clouded_counted, figures.clouded_hits, figures.clouded_top1) == (1, 1, 1.0)
+    assert (figures.counted, figures.hits) == (0, 0)
+
+
 def test_an_alert_that_closed_before_clouds_nothing() -> None:
     figures = scored([make_label(100, 105)], [make_alert(1, 90, 99)])
     assert (figures.counted, figures.clouded, figures.false_alarms) == (1, 0, 1)
