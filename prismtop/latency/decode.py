@@ -110,8 +110,13 @@ class DecodeModel:
             self._unsolved = 0
 
     def rescale(self, factor: float, keep: float) -> None:
-        """The engine became `factor` times as slow: what was learnt is calibrated, and counts `keep`."""
-        self.ridge.rescale(factor, keep)
+        """The engine became `factor` times as slow: what was learnt is calibrated, and counts `keep`.
+
+        It is the unit that changes. Coefficients and their priors are in that unit and stay what they are,
+        however often this happens.
+        """
+        self.ridge.discount(keep)
+        self.unit_ns *= factor
         self.floor_ns *= factor
         self._lines.clear()
 

@@ -185,11 +185,9 @@ class MixedModel:
 
     def rescale(self, factor: float, keep: float) -> None:
         """See `DecodeModel.rescale`. Rows of the old regime are dropped; trees are learnt again."""
-        self.ridge.rescale(factor, keep)
+        self.ridge.discount(keep)
+        self.unit_ns *= factor
         self.floor_ns *= factor
-        trees = self.published
-        if trees is not None:
-            self.published = trees._replace(coefficients=trees.coefficients * factor)
         self._rows.clear()
         self._near.clear()
         self._next_fit = self.seen + FIRST_TREES

@@ -100,14 +100,12 @@ class Ridge:
         self._pending = 0
         return self.coefficients
 
-    def rescale(self, factor: float, keep: float) -> None:
-        """As if every row's target had been `factor` times what it was, and counted `keep` as much."""
+    def discount(self, keep: float) -> None:
+        """Let the rows so far count `keep` as much; the coefficients stay until the next `solve`."""
         self.flush()
-        self.gram *= keep / factor**2
-        self.moment *= keep / factor
+        self.gram *= keep
+        self.moment *= keep
         self.rows *= keep
-        self.means *= factor
-        self.coefficients = self.coefficients * factor
 
     def finite(self) -> bool:
         """Whether every number of the state is one."""

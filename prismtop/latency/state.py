@@ -29,7 +29,7 @@ from prismtop.latency.ridge import Ridge
 from prismtop.model import Group
 from prismtop.safe_text import safe_file_name, safe_text
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_BYTES = 8_000_000
 MAX_FILES = 20
 MAX_REGIMES = 16
@@ -251,7 +251,6 @@ def _dump_regime(regime: Regime) -> dict[str, Any]:
         "seen": model.seen,
         "floor": model.floor_ns,
         "ridge": {
-            "means": ridge.means.tolist(),
             "coefficients": ridge.coefficients.tolist(),
             "moment": ridge.moment.tolist(),
             "gram": ridge.gram.tolist(),
@@ -291,17 +290,16 @@ def _restore_regime(regime: Regime, entry: Mapping[str, Any], *, exact: bool) ->
 
 
 def _ridge(entry: Mapping[str, Any]) -> Ridge:
-    means = [_number(value) for value in entry["means"]]
-    size = len(means)
+    size = len(entry["coefficients"])
     if size == len(MEANS) and size < FIXED:
         from prismtop.latency.mixed import SDS as MIXED_SDS
 
-        ridge = Ridge(MIXED_SDS, means)
+        ridge = Ridge(MIXED_SDS, MEANS)
     else:
         more = size - FIXED
         if more < 0 or more % len(BUCKET_SDS):
             raise ValueError("its coefficients do not fit")
-        ridge = Ridge((*SDS, *BUCKET_SDS * (more // len(BUCKET_SDS))), means)
+        ridge = Ridge((*SDS, *BUCKET_SDS * (more // len(BUCKET_SDS))))
     ridge.coefficients = np.array(entry["coefficients"], dtype=np.float64)
     ridge.moment = np.array(entry["moment"], dtype=np.float64)
     ridge.gram = np.array(entry["gram"], dtype=np.float64)

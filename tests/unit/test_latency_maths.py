@@ -17,7 +17,7 @@ from prismtop.latency.padding import NONE, POWERS, SGLANG, VLLM, schedule_for
 from prismtop.latency.ridge import Ridge
 from prismtop.latency.trees import Background, Forest, learn, learn_apart
 from prismtop.latency.windows import SortedWindow, beyond, spread, tail
-from tests.unit.latency_load import decode_ms
+from tests.unit.latency_load import Load, decode_ms
 
 NUMBERS = st.floats(-1e6, 1e6)
 LOGS = st.floats(-2.0, 2.0)
@@ -109,15 +109,24 @@ def test_the_order_of_rows_hardly_matters(seed: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.1, 10.0), st.integers(0, 2**31))
-def test_rescaling_is_having_seen_scaled_targets(factor: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    one, other = Ridge([1e3] * 3), Ridge([1e3] * 3)
-    for _ in range(50):
-        phi, target = rng.uniform(0.1, 2, 3), float(rng.uniform(1, 3))
-        one.add(phi, target)
-        other.add(phi, target * factor)
-    one.rescale(factor, 1.0)
-    assert one.solve() == pytest.approx(other.solve(), rel=1e-3, abs=1e-3)
+def test_a_rescaled_model_predicts_that_many_times_as_much(factor: float, seed: int) -> None:
+    load = Load(seed=seed)
+    model = DecodeModel(NONE)
+    for batch in load.decode(50):
+        model.learn(batch.workload.batch_size, batch.workload.context_tokens, batch.duration_ns, 1.0, 0.01)
+    before = model.predict(8, 4000)
+    model.rescale(factor, 0.02)
+    assert before is not None
+    assert model.predict(8, 4000) == pytest.approx(factor * before)
+
+
+def test_rows_that_are_discounted_count_less_than_new_ones() -> None:
+    ridge = Ridge([1e3])
+    for target, keep in ((1.0, 0.02), (2.0, 1.0)):
+        for _ in range(50):
+            ridge.add(np.array([1.0]), target)
+        ridge.discount(keep)
+    assert ridge.solve()[0] == pytest.approx(2.0, rel=0.05)
 
 
 @given(st.integers(0, 2**31))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -13,11 +14,11 @@ import pytest
 
 from prismtop.latency.judge import LatencyJudge
 from prismtop.latency.state import Key, Store, gpu_names, key_of
-from prismtop.model import AttachState, Group, ModelState
+from prismtop.model import AttachState, Group, Mode, ModelState
 from prismtop.settings import Settings
 from prismtop.sources.tick import SourceTick
 from tests.factories import make_group, make_target
-from tests.unit.latency_load import Load, Told, errors
+from tests.unit.latency_load import Load, Told, decode_ms, errors
 
 
 def judge_of(directory: Path, group: Group | None = None) -> LatencyJudge:
@@ -63,6 +64,18 @@ def test_an_engine_that_changed_since_raises_no_alert(tmp_path: Path) -> None:
     assert median(errors(told.batches[-100:])) < 0.03
 
 
+def test_sessions_on_a_machine_whose_speed_changes_leave_a_state_that_can_be_used(tmp_path: Path) -> None:
+    speeds = random.Random(5).choices((0.5, 0.8, 1.0, 1.3, 2.0, 4.0), k=30)
+    for seed, speed in enumerate((*speeds, 1.0)):
+        load = Load(seed=seed, noise=0.1, cost=lambda size, context: speed * decode_ms(size, context))  # noqa: B023
+        told, made = Told(judge_of(tmp_path)), []
+        for _ in range(20):
+            made += told.take([*load.mixed(2, speed), *load.decode(5)])
+        assert told.judge.close() == ()
+    for mode in (Mode.MIXED, Mode.DECODE):
+        assert median(errors([batch for batch in made if batch.mode is mode])) < 0.2
+
+
 def test_another_engine_starts_from_nothing(tmp_path: Path) -> None:
     kept(tmp_path)
     told = Told(judge_of(tmp_path, make_group(engine="sglang")))
@@ -77,7 +90,7 @@ def test_another_engine_starts_from_nothing(tmp_path: Path) -> None:
         lambda text: "",
         lambda text: "\x00\xff",
         lambda text: "[]",
-        lambda text: text.replace('"schema": 1', '"schema": 99'),
+        lambda text: text.replace('"schema": 2', '"schema": 99'),
         lambda text: text.replace('"unit_ns": ', '"unit_ns": -'),
         lambda text: text.replace('"rows": ', '"rows": "x'),
         lambda text: text.replace('"moment": [', '"moment": [NaN, '),
