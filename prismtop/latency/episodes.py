@@ -13,7 +13,7 @@ STALL, THROUGHPUT, SLO = "stall", "throughput", "slo"
 HOLD_NS = 5 * 10**9
 """Time without a firing rule after which an episode closes; alarms closer than that are one episode."""
 LONGEST_HOLD_NS = 120 * 10**9
-CROWD = 3
+CROWD = 6
 """Episodes within `CROWD_NS` from which on the hold doubles with each: a storm becomes one long episode.
 Grave ones are told each time they come: they neither count nor wait.
 """
