@@ -36,8 +36,9 @@ PAST_NS = 5 * SECOND
 BUSY_NS = 2 * SECOND
 """An engine without a batch for so long is idle."""
 COUNTERS_HZ = 15.0
-COLLECTING_NS = 1_500_000_000
-"""Collectors take some tenths of a second to begin; so long the window waits for them."""
+COLLECTING_NS = 2_500_000_000
+"""Collectors take some tenths of a second to begin, more on a machine with no core to spare, and what they
+take there would show in the window: so long it waits for them."""
 PREPARE_NS = 30 * SECOND
 ARMED_NS = 600 * SECOND
 """So long an idle engine is waited for."""
@@ -73,12 +74,16 @@ class Tools:
         open_dive: makes a `DeepLink`.
         collectors: makes those outside the target.
         write: merges.
+        begin: something will be to merge soon; in the session's thread, quick, any number of times.
+        end: nothing will.
         threads: whether jobs get threads; without, they end before they are begun.
     """
 
     open_dive: OpenDive
     collectors: Callable[[Sequence[int], Mapping[int, int], CaptureRequest], Sequence[Collector]]
     write: Write
+    begin: Callable[[], None] = lambda: None
+    end: Callable[[], None] = lambda: None
     threads: bool = True
 
 
@@ -209,6 +214,7 @@ class CaptureRun:
         begun = self.begun
         if busy or begun:
             self._outside.start()
+            self._tools.begin()
         elif self._outside.running:
             self._outside.stop()
         late = self._took_ns() > COLLECTING_NS
@@ -333,7 +339,7 @@ class CaptureRun:
 
     def _layers(self) -> tuple[Layer, ...]:
         inside = [layer for each in self.processes for layer in each.layers()]
-        return combined([*outer_layers(self._counters), *inside, *self._outside.layers()])
+        return combined([*outer_layers(self._counters), *inside, *self._outside.layers(self._window_ns()[0])])
 
     def _fast_counters(self) -> None:
         """Two seconds at a time: they slow down by themselves, however the capture ends."""
@@ -379,6 +385,7 @@ class CaptureRun:
         self._outside.stop()
         self.capture = replace(self.capture, phase=phase, error=error)
         self._since_ns = self._now_ns
+        self._tools.end()
         self._clean()
 
     def wait(self, seconds: float) -> None:

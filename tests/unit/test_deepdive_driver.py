@@ -378,6 +378,31 @@ def test_a_collector_that_fails_is_a_layer_less(world: World, step: str) -> None
     assert state(capture, "operators") is LayerState.ON
 
 
+def test_a_collector_that_missed_the_begin_of_the_window_is_a_partial_layer(world: World) -> None:
+    world.start()
+    capture = world.until_final()
+    assert "after the window" not in reason(capture, "scheduler")
+    window = world.script[-1].window_ns
+    assert window is not None
+    world.collector_begun_ns = window[0] + 40_000_000
+    world.start()
+    capture = world.until_final()
+    assert state(capture, "scheduler") is LayerState.PARTIAL
+    assert reason(capture, "scheduler").startswith("it began 40 ms after the window; ")
+
+
+def test_what_merges_is_begun_before_the_window_and_ended_when_there_is_nothing_to_merge(
+    world: World,
+) -> None:
+    world.start()
+    world.until_final()
+    assert set(world.spares) == {"begin"}
+    world.start()
+    world.tick()
+    world.deepdive.cancel()
+    assert world.spares[-1] == "end"
+
+
 def test_a_trace_that_cannot_be_written_is_a_failure(world: World) -> None:
     world.write_fails = True
     world.start()
