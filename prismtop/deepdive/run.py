@@ -293,19 +293,21 @@ class CaptureRun:
                     each.failed = f"its files could not be fetched: {error}"
 
     def _begin_merge(self) -> None:
-        self.capture = replace(self._measured(), layers=self._layers())
+        self.capture = replace(self._measured(), layers=self._layers(self._window_ns()[0]))
         self._to(CapturePhase.MERGING)
         capture = self.capture
+        window_ns = self._window_ns()[0]
         frames, self._frames = tuple(self._frames), []
         fetched = [each.fetched for each in self.processes if each.fetched is not None]
 
         def write() -> WrittenTrace:
+            events = list(self._outside.events())  # once they are read the layers say how well it went
             return self._tools.write(
                 self._place,
                 frames=frames,
                 fetched=fetched,
-                layers=self._outside.events(),
-                capture=capture,
+                layers=events,
+                capture=replace(capture, layers=self._layers(window_ns)),
             )
 
         self._merging = Job("deepdive-merge", write, thread=self._tools.threads)
@@ -324,7 +326,7 @@ class CaptureRun:
             self.end(CapturePhase.FAILED, f"the trace was not written: {merging.error}")
             return
         written = merging.result
-        layers = combined(self._layers(), written.events_per_layer)
+        layers = combined(self._layers(self._window_ns()[0]), written.events_per_layer)
         self.capture = replace(
             self.capture,
             phase=CapturePhase.DONE,
@@ -337,9 +339,9 @@ class CaptureRun:
         self._since_ns = self._now_ns
         self._clean()
 
-    def _layers(self) -> tuple[Layer, ...]:
+    def _layers(self, window_ns: int) -> tuple[Layer, ...]:
         inside = [layer for each in self.processes for layer in each.layers()]
-        return combined([*outer_layers(self._counters), *inside, *self._outside.layers(self._window_ns()[0])])
+        return combined([*outer_layers(self._counters), *inside, *self._outside.layers(window_ns)])
 
     def _fast_counters(self) -> None:
         """Two seconds at a time: they slow down by themselves, however the capture ends."""

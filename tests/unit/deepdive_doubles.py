@@ -136,7 +136,8 @@ class FakeCollector:
 
     def after(self) -> Layer:
         self._do("after")
-        return Layer(self.name, LayerState.PARTIAL, "schedstat at 50 Hz")
+        read = "; read" if "events" in self.calls else ""
+        return Layer(self.name, LayerState.PARTIAL, f"schedstat at 50 Hz{read}")
 
 
 class World:

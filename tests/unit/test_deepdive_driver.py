@@ -70,6 +70,12 @@ def test_layers_after_it_have_their_events(world: World) -> None:
     assert counted["gpu"] == 0
 
 
+def test_the_trace_says_of_a_layer_what_is_known_once_it_was_read(world: World) -> None:
+    world.start()
+    world.until_final()
+    assert reason(world.written[0]["capture"], "scheduler").endswith("; read")
+
+
 def test_the_trace_gets_frames_from_before_and_after_the_window(world: World) -> None:
     world.start()
     started = world.now_ns
@@ -149,7 +155,7 @@ def test_an_idle_engine_is_armed_without_collectors_until_its_next_request(world
     world.script = script(world.now_ns)
     assert world.until_final().phase is CapturePhase.DONE
     assert [each.calls for each in world.collectors if each.calls] == [
-        ["start", "stop", "after", "events", "after"]
+        ["start", "stop", "after", "events", "after", "after"]
     ]
 
 

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from prismtop.deepdive.layers import checks, collectors, stacks, switch_tracing, tracing
 from prismtop.deepdive.layers.gil import gil_range
-from prismtop.deepdive.layers.leash import Leash
+from prismtop.deepdive.layers.leash import End, Leash
 from prismtop.deepdive.layers.polling import Poller
 from prismtop.deepdive.layers.scheduler import SchedulerCollector
 from prismtop.deepdive.layers.stacks import parse as parse_stacks
@@ -296,6 +297,30 @@ def test_what_was_sampled_is_dropped_once_a_tool_tells_of_every_switch() -> None
     assert list(left.events()) == []
     for poller in pollers:
         poller.close()
+
+
+def test_what_came_when_bpftrace_had_no_room_left_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that is seen to wait last would seem to wait until the end of the window."""
+    told = ["@s[{0}, 1, 7, 1, 8, a, b]: 1", "@s[{0}, 1, 8, 1, 7, b, a]: 1", "@w[{0}, 1, 7, 9, c]: 1"]
+    lines = [told[n % 3].format(1000 + n) for n in range(9)]
+    tool = SimpleNamespace(
+        alive=True,
+        stop=list,
+        close=list,
+        wait=lambda: End(0, 0.1),
+        errors=str,
+        output="\n".join(lines).__str__,
+    )
+    monkeypatch.setattr(switch_tracing, "run_bpftrace", lambda *_: tool)
+    monkeypatch.setattr(switch_tracing, "MAX_STORED", 5)
+    tracing = switch_tracing.BpftraceTracing([7], 30.0)
+    tracing.stop()
+    records, wrong, _ = tracing.read()
+    assert (len(records), tracing.cut, wrong) == (8, True, ["only the first 5 events"])
+    monkeypatch.setattr(switch_tracing, "MAX_STORED", 7)
+    tracing = switch_tracing.BpftraceTracing([7], 30.0)
+    tracing.stop()
+    assert (len(tracing.read()[0]), tracing.cut) == (9, False)
 
 
 def test_before_the_scheduler_says_what_it_will_do(monkeypatch: pytest.MonkeyPatch) -> None:

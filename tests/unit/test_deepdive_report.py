@@ -51,6 +51,14 @@ def test_the_expected_stall_is_said_first(stall: float | None, sentence: str) ->
     assert sentence in report.expected(replace(PLANNED, expected_stall_ms=stall))
 
 
+def test_ranks_that_do_not_say_the_same_are_told_apart() -> None:
+    layers = [Layer("gc", LayerState.ON, f"rank {rank}", pid=100 + rank, events=rank) for rank in (0, 1)]
+    assert report.layer_lines(layers) == [
+        ("gc", "on 0", "rank 0 (process 100)"),
+        ("gc", "on 1", "rank 1 (process 101)"),
+    ]
+
+
 def test_ranks_that_say_the_same_are_one_line() -> None:
     assert report.layer_lines(PLANNED.layers) == [
         ("operators", "on", "torch.profiler (2 processes)"),

@@ -48,7 +48,8 @@ class Tracing(Protocol):
     Attributes:
         how: in words, for a layer's reason.
         every_thread: it records the switches of all threads of the host.
-        cut: it ended before it was asked to: what came later is not known.
+        cut: what came after the last record is not known: it ended before it was asked to, or had no room;
+            known once `read` has returned.
     """
 
     how: str
@@ -178,9 +179,9 @@ class BpftraceTracing:
 
     how = "bpftrace"
     every_thread = False
-    cut = False
 
     def __init__(self, tids: Sequence[int], seconds: float, give_up: GiveUp = _wanted) -> None:
+        self.cut = False
         switched = _any(("$left", "$came"), tids)
         program = BPFTRACE.format(switched=switched, woken=_any(("$woken",), tids))
         try:
@@ -201,8 +202,19 @@ class BpftraceTracing:
         errors = self._leash.errors()
         if end.code not in (0, -2) and not records:
             raise TracingFailed(f"bpftrace ended with {end.code}: {first_line(errors)}")
-        full = max(sum(line.startswith(f"@{name}[") for line in lines) for name in "sw") >= MAX_STORED
-        wrong = [f"only the first {MAX_STORED} events"] if full else []
+        wrong = []
+        full = [
+            max(record.at_ns for record in kind)
+            for kind in (
+                [record for record in records if isinstance(record, Switch)],
+                [record for record in records if isinstance(record, Wakeup)],
+            )
+            if len(kind) >= MAX_STORED
+        ]
+        if full:  # whatever came later is known in part only
+            self.cut = True
+            records = [record for record in records if record.at_ns <= min(full)]
+            wrong.append(f"only the first {MAX_STORED} events")
         if odd:
             wrong.append(f"{odd} lines of bpftrace could not be read")
         return records, wrong, end.cpu_s
