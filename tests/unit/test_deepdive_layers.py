@@ -302,14 +302,14 @@ def test_what_was_sampled_is_dropped_once_a_tool_tells_of_every_switch() -> None
 def test_what_came_when_bpftrace_had_no_room_left_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that is seen to wait last would seem to wait until the end of the window."""
     told = ["@s[{0}, 1, 7, 1, 8, a, b]: 1", "@s[{0}, 1, 8, 1, 7, b, a]: 1", "@w[{0}, 1, 7, 9, c]: 1"]
-    lines = [told[n % 3].format(1000 + n) for n in range(9)]
+    lines = "\n".join(told[n % 3].format(1000 + n) for n in range(9))
     tool = SimpleNamespace(
         alive=True,
         stop=list,
         close=list,
         wait=lambda: End(0, 0.1),
         errors=str,
-        output="\n".join(lines).__str__,
+        output=lambda: lines,
     )
     monkeypatch.setattr(switch_tracing, "run_bpftrace", lambda *_: tool)
     monkeypatch.setattr(switch_tracing, "MAX_STORED", 5)
