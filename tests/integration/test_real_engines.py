@@ -429,11 +429,12 @@ def test_a_capture_of_all_ranks_is_one_trace_on_one_clock(tensor_parallel: Serve
     for event in events:
         if event.get("cat") == "cpu_op" and "all_gather" in event["name"]:
             gathers[event["pid"]].append((event["ts"], event["ts"] + event["dur"]))
-    first, second = (sorted(spans) for spans in gathers.values())
-    begin, end = max(first[0][0], second[0][0]), min(first[-1][1], second[-1][1])
-    both = [[one for one in spans if one[1] > begin and one[0] < end] for spans in (first, second)]
-    assert len(both[0]) == len(both[1]) >= 3
-    assert all(one[0] < other[1] and other[0] < one[1] for one, other in zip(*both, strict=True))
+    # One a batch, of batches longer than a millisecond; not all of both ranks have operators.
+    first, second = gathers.values()
+    apart_us = [max(a[0], b[0]) - min(a[1], b[1]) for a in first for b in second]
+    same = [us for us in apart_us if us < 500]
+    assert len(same) >= 3
+    assert max(same) <= 0
 
     for command in (("trace", "check"), ("analyze",), ("replay", "--headless")):
         shown = prismtop(*command, str(path), "--json", timeout=120)
