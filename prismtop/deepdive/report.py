@@ -9,6 +9,8 @@ from prismtop.safe_text import safe_text
 
 SLOWDOWN = "batches take up to a tenth longer in the window"
 
+MOSTLY_PYTHON = " (those that are mostly Python: twice as long)"
+
 _PHASES = {
     CapturePhase.PREPARING: "preparing",
     CapturePhase.ARMED: "armed: starts with the next batch",
@@ -43,9 +45,11 @@ def expected(capture: Capture) -> str:
         if stall == 0
         else f"the engine stands still for {stall_text(stall)}"
     )
+    functions = any(layer.name == "python" and layer.state is not LayerState.OFF for layer in capture.layers)
+    slowdown = f"{SLOWDOWN}{MOSTLY_PYTHON if functions else ''}"
     return (
         f"captures {request.batches} batches of {where}, {request.max_s:g} s at most: {standing}, "
-        f"and {SLOWDOWN}; then everything is taken out again"
+        f"and {slowdown}; then everything is taken out again"
     )
 
 

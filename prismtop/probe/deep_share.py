@@ -38,10 +38,13 @@ class Share:
         without, recorded = self.took
         return self.before + without if len(without) < LEAST else without, recorded
 
+    def known(self) -> Any:
+        return min(map(len, self.compared())) >= self.least
+
     def cost(self) -> Any:
         """How much longer a batch with operators takes than one without, 0.2 is a fifth; 0 while unknown."""
         without, recorded = self.compared()
-        if min(len(without), len(recorded)) < self.least:
+        if not self.known():
             return 0.0
         return quarter(recorded) / max(1, quarter(without)) - 1
 

@@ -362,6 +362,24 @@ def test_operators_that_cost_long_batches_little_are_in_every_one(
     assert guest.operators.layers()[0][1] == "on"
 
 
+def test_what_python_functions_cost_a_batch_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = [0]
+    monkeypatch.setattr(time, "thread_time_ns", lambda: used[0])
+    options = {**OPTIONS, "operators": False, "gpu": False, "python": True, "batches": 20, "compare": 6}
+    guest = deep.Guest(Probe(), options)
+
+    def batch() -> None:
+        used[0] += 1_300_000 if guest.phase == "capturing" else 1_000_000
+        guest.tick(time.monotonic_ns())
+
+    while guest.phase in ("waiting", "starting", "capturing"):
+        batch()
+    name, _, reason = guest.calls.layer()
+    assert name == "python"
+    assert reason.endswith("on the model thread; a batch takes 30 % longer with them")
+    guest.end("cancelled")
+
+
 def test_a_load_that_became_heavier_is_not_taken_for_their_cost(
     torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
