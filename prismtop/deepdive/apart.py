@@ -4,7 +4,7 @@ In a thread it would hold up the session, whose ticks are what keeps the probe i
 gives way to others (nice) would even hold the lock while it waits for a core.
 
 Half of what it takes to merge a window of 50 batches is the start of Python and numpy, so the process can be
-begun before there is anything to merge.
+begun before all is there.
 """
 
 from __future__ import annotations

@@ -214,7 +214,6 @@ class CaptureRun:
         begun = self.begun
         if busy or begun:
             self._outside.start()
-            self._tools.begin()
         elif self._outside.running:
             self._outside.stop()
         late = self._took_ns() > COLLECTING_NS
@@ -255,6 +254,7 @@ class CaptureRun:
             ended = self._seen >= self.capture.request.batches or self._took_ns() > longest
         if ended:
             self._outside.stop()
+            self._tools.begin()  # while the target exports; earlier it would show in the window
             self._to(CapturePhase.EXPORTING)
             self._on_exporting(frame)
         elif self._took_ns() > longest:
