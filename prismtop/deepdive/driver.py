@@ -178,8 +178,9 @@ class DeepDive:
 
 def real_tools() -> Tools:
     """What captures are made with."""
-    from prismtop.deepdive.apart import write_apart
+    from prismtop.deepdive.apart import Apart
     from prismtop.deepdive.layers import collectors
     from prismtop.sources.deep_link import DeepLink
 
-    return Tools(DeepLink, collectors, write_apart)
+    apart = Apart()
+    return Tools(DeepLink, collectors, apart.write, apart.begin, apart.end)

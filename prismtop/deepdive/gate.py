@@ -68,6 +68,9 @@ def admit(facts: DeepFacts, request: CaptureRequest, pid: int) -> Admitted:
 
 _State = tuple[LayerState, str]
 
+PYTHON = "function calls of the model thread; each takes 0.3 (Python 3.12 and later) or 0.5 us longer"
+"""Measured with 300 small functions a batch: 0.27 us with `sys.monitoring`, 0.53 us with `sys.setprofile`."""
+
 
 def _operators(facts: DeepFacts) -> _State:
     if not facts.torch:
@@ -109,7 +112,7 @@ def _python(request: CaptureRequest, operators: _State) -> _State:
         return LayerState.OFF, "switched off"
     if request.python == "auto" and operators[0] is not LayerState.OFF:
         return LayerState.OFF, "the operators show what runs; --python on adds functions, at a cost"
-    return LayerState.ON, "function calls of the model thread"
+    return LayerState.ON, PYTHON
 
 
 def numbers(version: str) -> tuple[int, ...]:

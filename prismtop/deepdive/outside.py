@@ -15,6 +15,7 @@ Spawn = Callable[[str, Callable[[], None]], Job[None]]
 
 LATE = "it did not stop in time"
 START_S = 60.0
+MISSED_NS = 1_000_000
 
 
 class Outside:
@@ -71,11 +72,15 @@ class Outside:
         for each in self._collectors:
             each.stop()
 
-    def layers(self) -> tuple[Layer, ...]:
-        """What was collected; complete once `events` was read."""
+    def layers(self, window_ns: int = 0) -> tuple[Layer, ...]:
+        """What was collected; complete once `events` was read.
+
+        Args:
+            window_ns: begin of the captured window, of which a collector may have missed a part.
+        """
         if self._starting is not None and self._starting.error:
             return (Layer("scheduler", LayerState.OFF, self._starting.error),)
-        return tuple(each.layer(late=not self.stopped) for each in self._collectors)
+        return tuple(each.layer(window_ns, late=not self.stopped) for each in self._collectors)
 
     def events(self) -> Iterator[LayerEvent]:
         """Of every collector; one that fails ends, and its layer says so."""
@@ -107,15 +112,20 @@ class _Guarded:
         except Exception as error:  # one layer less, with the reason
             self._failed = self._failed or _failed(self._collector.name, error)
 
-    def layer(self, *, late: bool) -> Layer:
+    def layer(self, window_ns: int, *, late: bool) -> Layer:
         if self._failed is not None:
             return self._failed
         if late:
             return Layer(self._collector.name, LayerState.OFF, LATE)
         try:
-            return self._collector.after()
+            layer = self._collector.after()
         except Exception as error:
             return _failed(self._collector.name, error)
+        missed_ns = getattr(self._collector, "begun_ns", 0) - window_ns
+        if layer.state is LayerState.OFF or not window_ns or missed_ns < MISSED_NS:
+            return layer
+        reason = f"it began {missed_ns / 1e6:.0f} ms after the window; {layer.reason}"
+        return replace(layer, state=LayerState.PARTIAL, reason=reason)
 
     def events(self) -> Iterator[LayerEvent]:
         if self._failed is not None:

@@ -9,6 +9,8 @@ from prismtop.safe_text import safe_text
 
 SLOWDOWN = "batches take up to a tenth longer in the window"
 
+MOSTLY_PYTHON = " (those that are mostly Python: twice as long)"
+
 _PHASES = {
     CapturePhase.PREPARING: "preparing",
     CapturePhase.ARMED: "armed: starts with the next batch",
@@ -43,9 +45,11 @@ def expected(capture: Capture) -> str:
         if stall == 0
         else f"the engine stands still for {stall_text(stall)}"
     )
+    functions = any(layer.name == "python" and layer.state is not LayerState.OFF for layer in capture.layers)
+    slowdown = f"{SLOWDOWN}{MOSTLY_PYTHON if functions else ''}"
     return (
         f"captures {request.batches} batches of {where}, {request.max_s:g} s at most: {standing}, "
-        f"and {SLOWDOWN}; then everything is taken out again"
+        f"and {slowdown}; then everything is taken out again"
     )
 
 
@@ -62,24 +66,26 @@ def progress(capture: Capture) -> str:
 
 def layer_lines(layers: Sequence[Layer]) -> list[tuple[str, str, str]]:
     """Name, state with the number of events, and reason of every layer; of several processes that say the
-    same, one.
+    same, one, and of those that do not, the process with each.
     """
-    kept: dict[tuple[str, str, str], tuple[int, int]] = {}
+    kept: dict[tuple[str, str, str], tuple[list[int], int]] = {}
     for layer in layers:
         key = layer.name, layer.state.value, layer.reason
-        count, events = kept.get(key, (0, -1))
+        pids, events = kept.get(key, ([], -1))
         if layer.events is not None:
             events = max(events, 0) + layer.events
-        kept[key] = count + 1, events
+        kept[key] = [*pids, layer.pid], events
+    names = [name for name, _, _ in kept]
     order = [state.value for state in (LayerState.ON, LayerState.PARTIAL, LayerState.OFF)]
     made = []
-    for (name, state, reason), (count, events) in sorted(
+    for (name, state, reason), (pids, events) in sorted(
         kept.items(), key=lambda item: order.index(item[0][1])
     ):
         counted = f"{state} {events:,}" if events >= 0 and state != LayerState.OFF.value else state
-        made.append(
-            (safe_text(name, 20), counted, safe_text(reason) + (f" ({count} processes)" if count > 1 else ""))
-        )
+        whose = f" ({len(pids)} processes)" if len(pids) > 1 else ""
+        if len(pids) == 1 and pids[0] and names.count(name) > 1:
+            whose = f" (process {pids[0]})"
+        made.append((safe_text(name, 20), counted, safe_text(reason) + whose))
     return made
 
 

@@ -36,8 +36,9 @@ PAST_NS = 5 * SECOND
 BUSY_NS = 2 * SECOND
 """An engine without a batch for so long is idle."""
 COUNTERS_HZ = 15.0
-COLLECTING_NS = 1_500_000_000
-"""Collectors take some tenths of a second to begin; so long the window waits for them."""
+COLLECTING_NS = 2_500_000_000
+"""Collectors take some tenths of a second to begin, more on a machine with no core to spare, and what they
+take there would show in the window: so long it waits for them."""
 PREPARE_NS = 30 * SECOND
 ARMED_NS = 600 * SECOND
 """So long an idle engine is waited for."""
@@ -73,12 +74,16 @@ class Tools:
         open_dive: makes a `DeepLink`.
         collectors: makes those outside the target.
         write: merges.
+        begin: something will be to merge soon; in the session's thread, quick, any number of times.
+        end: nothing will.
         threads: whether jobs get threads; without, they end before they are begun.
     """
 
     open_dive: OpenDive
     collectors: Callable[[Sequence[int], Mapping[int, int], CaptureRequest], Sequence[Collector]]
     write: Write
+    begin: Callable[[], None] = lambda: None
+    end: Callable[[], None] = lambda: None
     threads: bool = True
 
 
@@ -249,6 +254,7 @@ class CaptureRun:
             ended = self._seen >= self.capture.request.batches or self._took_ns() > longest
         if ended:
             self._outside.stop()
+            self._tools.begin()  # while the target exports; earlier it would show in the window
             self._to(CapturePhase.EXPORTING)
             self._on_exporting(frame)
         elif self._took_ns() > longest:
@@ -287,19 +293,21 @@ class CaptureRun:
                     each.failed = f"its files could not be fetched: {error}"
 
     def _begin_merge(self) -> None:
-        self.capture = replace(self._measured(), layers=self._layers())
+        self.capture = replace(self._measured(), layers=self._layers(self._window_ns()[0]))
         self._to(CapturePhase.MERGING)
         capture = self.capture
+        window_ns = self._window_ns()[0]
         frames, self._frames = tuple(self._frames), []
         fetched = [each.fetched for each in self.processes if each.fetched is not None]
 
         def write() -> WrittenTrace:
+            events = list(self._outside.events())  # once they are read the layers say how well it went
             return self._tools.write(
                 self._place,
                 frames=frames,
                 fetched=fetched,
-                layers=self._outside.events(),
-                capture=capture,
+                layers=events,
+                capture=replace(capture, layers=self._layers(window_ns)),
             )
 
         self._merging = Job("deepdive-merge", write, thread=self._tools.threads)
@@ -318,7 +326,7 @@ class CaptureRun:
             self.end(CapturePhase.FAILED, f"the trace was not written: {merging.error}")
             return
         written = merging.result
-        layers = combined(self._layers(), written.events_per_layer)
+        layers = combined(self._layers(self._window_ns()[0]), written.events_per_layer)
         self.capture = replace(
             self.capture,
             phase=CapturePhase.DONE,
@@ -331,9 +339,9 @@ class CaptureRun:
         self._since_ns = self._now_ns
         self._clean()
 
-    def _layers(self) -> tuple[Layer, ...]:
+    def _layers(self, window_ns: int) -> tuple[Layer, ...]:
         inside = [layer for each in self.processes for layer in each.layers()]
-        return combined([*outer_layers(self._counters), *inside, *self._outside.layers()])
+        return combined([*outer_layers(self._counters), *inside, *self._outside.layers(window_ns)])
 
     def _fast_counters(self) -> None:
         """Two seconds at a time: they slow down by themselves, however the capture ends."""
@@ -379,6 +387,7 @@ class CaptureRun:
         self._outside.stop()
         self.capture = replace(self.capture, phase=phase, error=error)
         self._since_ns = self._now_ns
+        self._tools.end()
         self._clean()
 
     def wait(self, seconds: float) -> None:

@@ -108,7 +108,8 @@ class Guest:
 
     def compares(self, now: Any) -> Any:
         """Whether another batch is looked at before the window; as in it, at one place."""
-        if not self.options["compare"] or not self.options["operators"] or "torch" not in sys.modules:
+        costly = self.options["python"] or (self.options["operators"] and "torch" in sys.modules)
+        if not self.options["compare"] or not costly:
             return False
         self.first = self.first or now
         used = self.before.setdefault(boundary_place(sys._getframe(1)), [])
@@ -123,6 +124,8 @@ class Guest:
             self.agent.q[BATCHES] = count
             if self.operators is not None:
                 self.operators.end_batch()
+            if self.calls is not None:
+                self.calls.end_batch()
         if count < self.options["batches"] and now - self.begin < self.options["max_ns"]:
             return True
         if self.operators is not None and self.operators.capturing_graph():
@@ -171,9 +174,13 @@ class Guest:
             if self.operators is not None and self.operators.with_stacks():
                 self.calls.refused = "the profiler's own stacks take its place"
         self.pauses.start()
-        if self.before and self.operators is not None:
-            self.operators.share = Share(max(self.before.values(), key=len), self.options["budget"])
+        before = max(self.before.values(), key=len) if self.before else []
+        if before and self.operators is not None and not self.operators.off:
+            self.operators.share = Share(before, self.options["budget"])
             self.operators.share.begin()
+        elif before and self.calls is not None:
+            self.calls.share = Share(before, 0)
+            self.calls.share.begin()
         self.begin = time.monotonic_ns()
         self.start_stall = self.begin - t0
         self.tell("capturing")

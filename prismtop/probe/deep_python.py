@@ -55,6 +55,7 @@ class Calls:
         self.profile: Any = None
         self.end: Any = None
         self.events: Any = ()
+        self.share: Any = None  # tells what they cost; all batches have them
         self.how = self.refused = ""
         self.count = self.full = 0
 
@@ -147,9 +148,23 @@ class Calls:
             self.count, self.end = self.end(), None
             self.full = self.count >= self.size
 
+    def end_batch(self) -> Any:
+        if self.share is not None and self.end is not None:
+            self.share.batch(True)
+
     def layer(self) -> Any:
         if self.refused:
             return "python", "partial" if self.count else "off", self.refused
         if self.full:
             return "python", "partial", "%s, up to its bound of %d events" % (self.how, self.size)
-        return "python", "on", self.how + " on the model thread"
+        return "python", "on", self.how + " on the model thread" + self.cost()
+
+    def cost(self) -> Any:
+        if self.share is None or not self.share.known():
+            return ""
+        cost = 100 * self.share.cost()
+        return (
+            "; a batch takes %.0f %% longer with them" % cost
+            if cost > 0
+            else "; their cost is not measurable"
+        )

@@ -38,7 +38,8 @@ COMPARED = 6
 """Batches before the window that those in it are compared with, so that it can be kept cheap."""
 BUDGET = 0.055
 """With it a window of 50 steps of 1 ms with 590 operators each is slowed by less than 12 %: batches without
-operators that follow some with them find cold caches."""
+operators that follow some with them find cold caches. Of long batches it is at most
+`prismtop.probe.deep_share.LONG_BUDGET`."""
 
 _started: weakref.WeakSet[ProbeLink] = weakref.WeakSet()
 """Links through which the profiler was started before: its first start in a process takes longest."""

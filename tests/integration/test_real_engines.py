@@ -7,6 +7,7 @@ left.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import secrets
@@ -32,8 +33,9 @@ from prismtop.sources.probe_link import ProbeLink
 from prismtop.sources.ring import find_ring
 from prismtop.targets.discovery import group_of, still_alive
 from prismtop.targets.profiles import hooks_for, load_profiles
+from tests.integration import viewers
 from tests.integration.deep import OPTIONS, layer, links_of, phase_reached
-from tests.integration.engines import Server, probe_is_gone, serving, ticks_until, watching
+from tests.integration.engines import Server, prismtop, probe_is_gone, serving, ticks_until, watching
 
 pytestmark = pytest.mark.real_engine
 
@@ -370,23 +372,29 @@ def _look_inside(
     return found
 
 
-@pytest.mark.slow
-def test_the_ranks_of_a_tensor_parallel_engine_are_told_apart() -> None:
+@pytest.fixture(scope="module")
+def tensor_parallel() -> Iterator[Server]:
     apart = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
     with serving("vllm", "tiny", "--tensor-parallel-size", "2", env=apart, within_s=400) as server:
-        group = group_of(server.pid, load_profiles())
-        workers = {member.id.pid: member.rank for member in group.members if member.role == "worker"}
-        assert sorted(rank for rank in workers.values() if rank is not None) == [0, 1]
-        session = Session(attach(group, load_profiles()["vllm"]))
-        try:
-            ready(server, session)
-            before = own_count(server)
-            completed(server, 4, 80)
-            batches, frame = quiet(session)
-            assert own_count(server) - before == len(batches)
-        finally:
-            session.close()
-        assert server.complete()["choices"]
+        yield server
+
+
+@pytest.mark.slow
+def test_the_ranks_of_a_tensor_parallel_engine_are_told_apart(tensor_parallel: Server) -> None:
+    server = tensor_parallel
+    group = group_of(server.pid, load_profiles())
+    workers = {member.id.pid: member.rank for member in group.members if member.role == "worker"}
+    assert sorted(rank for rank in workers.values() if rank is not None) == [0, 1]
+    session = Session(attach(group, load_profiles()["vllm"]))
+    try:
+        ready(server, session)
+        before = own_count(server)
+        completed(server, 4, 80)
+        batches, frame = quiet(session)
+        assert own_count(server) - before == len(batches)
+    finally:
+        session.close()
+    assert server.complete()["choices"]
     assert frame.lost.records == frame.lost.batches == 0
     for batch in batches:
         assert [(rank.pid, rank.rank) for rank in batch.ranks] == sorted(
@@ -394,3 +402,51 @@ def test_the_ranks_of_a_tensor_parallel_engine_are_told_apart() -> None:
         )
         assert all(0 < rank.pre_collective_ns <= batch.duration_ns for rank in batch.ranks)
         assert workers.keys() < {stage.pid for stage in batch.stages}
+
+
+@pytest.mark.slow
+def test_a_capture_of_all_ranks_is_one_trace_on_one_clock(tensor_parallel: Server, tmp_path: Path) -> None:
+    """Nobody leaves a collective before all have entered it: its spans of both ranks overlap, each time."""
+    server, path = tensor_parallel, tmp_path / "ranks.json.gz"
+    group = group_of(server.pid, load_profiles())
+    workers = {member.id.pid for member in group.members if member.role == "worker"}
+    load = server.load("--n", "4", "--rounds", "200", "--max-tokens", "100", "--chat")
+    try:
+        asked = ("--all-ranks", "--batches=20", "--max-seconds=20", "--yes", "--json", "-o", str(path))
+        done = prismtop("deepdive", "--pid", str(server.pid), *asked, timeout=240)
+    finally:
+        load.kill()
+        load.wait()
+    assert done.returncode == 0, done.stderr
+    capture = json.loads(done.stdout)
+    on = {layer["pid"] for layer in capture["layers"] if layer["name"] == "operators" and layer["events"]}
+    assert on == workers
+    assert capture["clock_error_us"] < 1000
+
+    with gzip.open(path, "rt") as file:
+        events = json.load(file)
+    gathers: dict[int, list[tuple[float, float]]] = {pid: [] for pid in workers}
+    for event in events:
+        if event.get("cat") == "cpu_op" and "all_gather" in event["name"]:
+            gathers[event["pid"]].append((event["ts"], event["ts"] + event["dur"]))
+    # One a batch, of batches longer than a millisecond; not all of both ranks have operators.
+    first, second = gathers.values()
+    apart_us = [max(a[0], b[0]) - min(a[1], b[1]) for a in first for b in second]
+    same = [us for us in apart_us if us < 500]
+    assert len(same) >= 3
+    assert max(same) <= 0
+
+    for command in (("trace", "check"), ("analyze",), ("replay", "--headless")):
+        shown = prismtop(*command, str(path), "--json", timeout=120)
+        assert shown.returncode in (0, 1), shown.stderr  # 1: some of its batches are slow for their work
+        assert shown.stdout
+    if not viewers.perfetto_missing():
+        perfetto = viewers.Perfetto()
+        try:
+            seen = perfetto.load(path)
+        finally:
+            perfetto.close()
+        assert seen.errors == {}
+        assert workers < seen.processes.keys()
+    assert server.complete()["choices"]
+    assert all(probe_is_gone(member.id.pid, 15) for member in group.probed)

@@ -114,6 +114,7 @@ class FakeCollector:
     def __init__(self, world: World) -> None:
         self.world = world
         self.calls: list[str] = []
+        self.begun_ns = world.collector_begun_ns
 
     def _do(self, what: str) -> None:
         self.calls.append(what)
@@ -135,7 +136,8 @@ class FakeCollector:
 
     def after(self) -> Layer:
         self._do("after")
-        return Layer(self.name, LayerState.PARTIAL, "schedstat at 50 Hz")
+        read = "; read" if "events" in self.calls else ""
+        return Layer(self.name, LayerState.PARTIAL, f"schedstat at 50 Hz{read}")
 
 
 class World:
@@ -149,6 +151,8 @@ class World:
         self.finishes = False
         self.prepare_fails = self.fetch_fails = self.poll_fails = False
         self.collector_fails: tuple[str, ...] = ()
+        self.collector_begun_ns = 0
+        self.spares: list[str] = []
         self.write_fails = False
         self.hold: threading.Event | None = None
         self.dives: list[FakeDive] = []
@@ -161,7 +165,14 @@ class World:
             changes.pop("links", links),
             directory=directory,
             counters=self,
-            tools=Tools(self._open, self._collectors, self._write, threads=False),
+            tools=Tools(
+                self._open,
+                self._collectors,
+                self._write,
+                lambda: self.spares.append("begin"),
+                lambda: self.spares.append("end"),
+                threads=False,
+            ),
             **changes,
         )
         self.now_ns = START

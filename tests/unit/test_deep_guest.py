@@ -341,6 +341,45 @@ def test_operators_that_cost_little_are_in_every_batch(
     assert "record_function False" not in torch.calls
 
 
+def test_of_long_batches_few_are_risked_before_the_cost_is_known(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = clocked(monkeypatch, before=10_000, with_operators=15_000, without=10_000)
+    assert guest.operators.share.recorded == 3  # the first has the profiler's start in it
+
+
+def test_long_batches_have_a_smaller_budget(torch: FakeTorch, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = clocked(monkeypatch, before=10_000, with_operators=10_500, without=10_000)
+    share = guest.operators.share
+    assert share.cost() == pytest.approx(0.05)
+    assert 10 <= share.recorded <= 17
+
+
+def test_operators_that_cost_long_batches_little_are_in_every_one(
+    torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = clocked(monkeypatch, before=10_000, with_operators=10_100, without=10_000)
+    assert guest.operators.layers()[0][1] == "on"
+
+
+def test_what_python_functions_cost_a_batch_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = [0]
+    monkeypatch.setattr(time, "thread_time_ns", lambda: used[0])
+    options = {**OPTIONS, "operators": False, "gpu": False, "python": True, "batches": 20, "compare": 6}
+    guest = deep.Guest(Probe(), options)
+
+    def batch() -> None:
+        used[0] += 1_300_000 if guest.phase == "capturing" else 1_000_000
+        guest.tick(time.monotonic_ns())
+
+    while guest.phase in ("waiting", "starting", "capturing"):
+        batch()
+    name, _, reason = guest.calls.layer()
+    assert name == "python"
+    assert reason.endswith("on the model thread; a batch takes 30 % longer with them")
+    guest.end("cancelled")
+
+
 def test_a_load_that_became_heavier_is_not_taken_for_their_cost(
     torch: FakeTorch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,47 +2,106 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from prismtop.deepdive import apart
+from prismtop.deepdive.apart import Apart
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.merge import write_trace
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.model import Capture, CapturePhase, CaptureRequest
 from tests.factories import make_frame
+from tests.unit.outside_processes import gone, wait_for
 
+ROOT = Path(__file__).resolve().parents[2]
 CAPTURE = Capture(1, CaptureRequest(), CapturePhase.MERGING, 10**12)
 EVENT = LayerEvent("scheduler", "slice", "runs", 10**12 + 5, 1000, 4242, 4242, {"cpu": 1})
+
+
+@pytest.fixture
+def apart() -> Iterator[Apart]:
+    made = Apart()
+    yield made
+    made.end()
 
 
 def write(write_it: object, target: Path) -> object:
     return write_it(target, frames=[make_frame(5)], fetched=[], layers=iter([EVENT]), capture=CAPTURE)  # type: ignore[operator]
 
 
-def test_it_writes_what_the_merge_here_would_write(tmp_path: Path) -> None:
+def children() -> set[int]:
+    """Processes that this one began and that run."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        found |= {int(word) for word in (task / "children").read_text().split()}
+    return {pid for pid in found if not gone(pid)}
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["begun when needed", "begun before"])
+def test_it_writes_what_the_merge_here_would_write(apart: Apart, tmp_path: Path, begun: bool) -> None:
     here, there = tmp_path / "here.json", tmp_path / "there.json"
-    assert write(apart.write_apart, there) == write(write_trace, here)
+    if begun:
+        apart.begin()
+    assert write(apart.write, there) == write(write_trace, here)
     assert there.read_bytes() == here.read_bytes()
 
 
-def test_a_refusal_is_raised_here(tmp_path: Path) -> None:
+def test_a_refusal_is_raised_here(apart: Apart, tmp_path: Path) -> None:
     taken = tmp_path / "taken.json"
     taken.write_text("mine")
     with pytest.raises(UsageError.__bases__[0], match="exists already") as raised:
-        write(apart.write_apart, taken)
+        write(apart.write, taken)
     assert raised.value.exit_code == 2
     assert taken.read_text() == "mine"
 
 
 def test_a_process_that_dies_is_an_error_with_its_last_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    apart: Apart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho 'no memory left' >&2\nexit 7\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
     with pytest.raises(UnavailableError, match="the process that merges failed: no memory left"):
-        write(apart.write_apart, tmp_path / "x.json")
+        write(apart.write, tmp_path / "x.json")
+
+
+def test_one_that_died_while_it_waited_is_replaced(apart: Apart, tmp_path: Path) -> None:
+    before = children()
+    apart.begin()
+    (waiting,) = children() - before
+    os.kill(waiting, 9)
+    wait_for(lambda: gone(waiting), "its end")
+    write(apart.write, tmp_path / "x.json")
+    assert (tmp_path / "x.json").exists()
+
+
+def test_it_is_begun_once_and_ended_when_nothing_is_to_be_merged(apart: Apart) -> None:
+    before = children()
+    apart.begin()
+    apart.begin()
+    (waiting,) = children() - before
+    apart.end()
+    wait_for(lambda: gone(waiting), "its end")
+
+
+def test_it_does_not_outlive_who_began_it() -> None:
+    program = (
+        "import sys, time\nfrom prismtop.deepdive.apart import Apart\napart = Apart()\napart.begin()\n"
+        "print(apart._spare._process.pid, flush=True)\ntime.sleep(600)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        waiting = int(owner.stdout.readline())
+        owner.kill()
+        owner.wait()
+        wait_for(lambda: gone(waiting), "its end")
+    finally:
+        owner.kill()
+        owner.wait()

@@ -20,6 +20,8 @@ from prismtop.model import AttachState, Capture, CapturePhase, CaptureRequest, L
 from prismtop.sources.deep_link import DeepFacts, DeepStatus
 from tests.unit.deepdive_doubles import SECOND, World, make_link, script
 
+BEFORE_END = (CapturePhase.PREPARING, CapturePhase.ARMED, CapturePhase.CAPTURING)
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
@@ -68,6 +70,12 @@ def test_layers_after_it_have_their_events(world: World) -> None:
     counted = {layer.name: layer.events for layer in capture.layers}
     assert (counted["operators"], counted["scheduler"], counted["batches"]) == (5000, 1, 50)
     assert counted["gpu"] == 0
+
+
+def test_the_trace_says_of_a_layer_what_is_known_once_it_was_read(world: World) -> None:
+    world.start()
+    world.until_final()
+    assert reason(world.written[0]["capture"], "scheduler").endswith("; read")
 
 
 def test_the_trace_gets_frames_from_before_and_after_the_window(world: World) -> None:
@@ -149,7 +157,7 @@ def test_an_idle_engine_is_armed_without_collectors_until_its_next_request(world
     world.script = script(world.now_ns)
     assert world.until_final().phase is CapturePhase.DONE
     assert [each.calls for each in world.collectors if each.calls] == [
-        ["start", "stop", "after", "events", "after"]
+        ["start", "stop", "after", "events", "after", "after"]
     ]
 
 
@@ -376,6 +384,35 @@ def test_a_collector_that_fails_is_a_layer_less(world: World, step: str) -> None
     assert capture.phase is CapturePhase.DONE
     assert f"{step} went wrong" in reason(capture, "scheduler")
     assert state(capture, "operators") is LayerState.ON
+
+
+def test_a_collector_that_missed_the_begin_of_the_window_is_a_partial_layer(world: World) -> None:
+    world.start()
+    capture = world.until_final()
+    assert "after the window" not in reason(capture, "scheduler")
+    window = world.script[-1].window_ns
+    assert window is not None
+    world.collector_begun_ns = window[0] + 40_000_000
+    world.start()
+    capture = world.until_final()
+    assert state(capture, "scheduler") is LayerState.PARTIAL
+    assert reason(capture, "scheduler").startswith("it began 40 ms after the window; ")
+
+
+def test_what_merges_is_begun_when_the_window_is_over(world: World) -> None:
+    phase = world.start().phase
+    while phase is not CapturePhase.DONE:
+        assert world.spares == ([] if phase in BEFORE_END else ["begin"])
+        capture = world.tick()
+        assert capture is not None
+        phase = capture.phase
+
+
+def test_what_merges_is_ended_when_there_is_nothing_to_merge(world: World) -> None:
+    world.start()
+    world.tick()
+    world.deepdive.cancel()
+    assert world.spares == ["end"]
 
 
 def test_a_trace_that_cannot_be_written_is_a_failure(world: World) -> None:

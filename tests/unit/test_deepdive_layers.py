@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from prismtop.deepdive.layers import checks, collectors, stacks, switch_tracing, tracing
 from prismtop.deepdive.layers.gil import gil_range
-from prismtop.deepdive.layers.leash import Leash
+from prismtop.deepdive.layers.leash import End, Leash
 from prismtop.deepdive.layers.polling import Poller
 from prismtop.deepdive.layers.scheduler import SchedulerCollector
 from prismtop.deepdive.layers.stacks import parse as parse_stacks
@@ -129,6 +130,16 @@ def test_a_tool_does_not_outlive_who_holds_it_nor_who_started_it(killed: str) ->
         owner.wait()
 
 
+def test_a_tool_is_in_our_session_and_not_in_our_process_group() -> None:
+    """A session of its own would not have the priority that ours was raised to."""
+    leash = Leash(["sleep", "600"], seconds=60)
+    try:
+        wait_for(lambda: os.getpgid(leash.pid) != os.getpgid(0), "a process group of its own")
+        assert os.getsid(leash.pid) == os.getsid(0)
+    finally:
+        leash.close()
+
+
 # Polling
 
 
@@ -224,7 +235,7 @@ class Ended:
 
     how, every_thread, cut = "a tool", True, True
 
-    def __init__(self, tids: Sequence[int], seconds: float) -> None:
+    def __init__(self, tids: Sequence[int], seconds: float, give_up: Callable[[], bool]) -> None:
         self._record = Switch(time.monotonic_ns(), 0, 999, "other", "S", tids[0], "ours")
 
     def stop(self) -> None: ...
@@ -244,6 +255,72 @@ def test_what_happened_after_a_tool_ended_by_itself_is_not_made_up(process: Call
     assert [event for event in collector.events() if event.name == "oncpu"] == []
     assert collector.after().state is LayerState.PARTIAL
     assert "ended early" in collector.after().reason
+
+
+def test_a_tool_that_has_not_begun_when_the_window_is_over_is_given_up_and_what_was_sampled_is_kept(
+    process: Callable[[str], int],
+) -> None:
+    def slow(tids: object, seconds: float, give_up: Callable[[], bool]) -> switch_tracing.Tracing:
+        wait_for(give_up, "the end of the window")
+        raise TracingFailed("the window was over before the tool had begun")
+
+    def never(*_: object) -> switch_tracing.Tracing:
+        raise AssertionError("another tool is tried when it is too late")
+
+    pid = process(SPIN)
+    ways = [("slow", lambda: None, slow), ("other", lambda: None, never)]
+    collector = SchedulerCollector([pid], {pid: pid}, 30.0, ways)
+    before = choose([pid], {})[0][0].ran_ns
+    collector.start()
+    wait_for(lambda: choose([pid], {})[0][0].ran_ns > before + 60 * MS, "a process that runs")
+    assert not collector.running
+    collector.stop()
+    events = list(collector.events())
+    layer = collector.after()
+    assert sum(event.dur_ns for event in events if event.name == "oncpu") > 20 * MS
+    assert all(event.args["sampled"] for event in events)
+    assert layer.state is LayerState.PARTIAL
+    assert "the window was over before" in layer.reason
+
+
+def test_what_was_sampled_is_dropped_once_a_tool_tells_of_every_switch() -> None:
+    pollers = kept, left = [Poller([(os.getpid(), os.getpid())]) for _ in range(2)]
+    for _ in range(2):
+        end = time.process_time() + 0.01
+        while time.process_time() < end:
+            pass
+        for poller in pollers:
+            poller.read(time.monotonic_ns())
+    left.leave_schedstat()
+    left.read(time.monotonic_ns())
+    assert [event for event in kept.events() if event.name == "oncpu"]
+    assert list(left.events()) == []
+    for poller in pollers:
+        poller.close()
+
+
+def test_what_came_when_bpftrace_had_no_room_left_is_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that is seen to wait last would seem to wait until the end of the window."""
+    told = ["@s[{0}, 1, 7, 1, 8, a, b]: 1", "@s[{0}, 1, 8, 1, 7, b, a]: 1", "@w[{0}, 1, 7, 9, c]: 1"]
+    lines = "\n".join(told[n % 3].format(1000 + n) for n in range(9))
+    tool = SimpleNamespace(
+        alive=True,
+        stop=list,
+        close=list,
+        wait=lambda: End(0, 0.1),
+        errors=str,
+        output=lambda: lines,
+    )
+    monkeypatch.setattr(switch_tracing, "run_bpftrace", lambda *_: tool)
+    monkeypatch.setattr(switch_tracing, "MAX_STORED", 5)
+    tracing = switch_tracing.BpftraceTracing([7], 30.0)
+    tracing.stop()
+    records, wrong, _ = tracing.read()
+    assert (len(records), tracing.cut, wrong) == (8, True, ["only the first 5 events"])
+    monkeypatch.setattr(switch_tracing, "MAX_STORED", 7)
+    tracing = switch_tracing.BpftraceTracing([7], 30.0)
+    tracing.stop()
+    assert (len(tracing.read()[0]), tracing.cut) == (9, False)
 
 
 def test_before_the_scheduler_says_what_it_will_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,20 @@ def test_the_expected_stall_is_said_first(stall: float | None, sentence: str) ->
     assert sentence in report.expected(replace(PLANNED, expected_stall_ms=stall))
 
 
+def test_that_functions_cost_batches_of_mere_python_more_is_said_before() -> None:
+    functions = Layer("python", LayerState.ON, "function calls")
+    assert "mostly Python" not in report.expected(PLANNED)
+    assert "mostly Python" in report.expected(replace(PLANNED, layers=(*PLANNED.layers, functions)))
+
+
+def test_ranks_that_do_not_say_the_same_are_told_apart() -> None:
+    layers = [Layer("gc", LayerState.ON, f"rank {rank}", pid=100 + rank, events=rank) for rank in (0, 1)]
+    assert report.layer_lines(layers) == [
+        ("gc", "on 0", "rank 0 (process 100)"),
+        ("gc", "on 1", "rank 1 (process 101)"),
+    ]
+
+
 def test_ranks_that_say_the_same_are_one_line() -> None:
     assert report.layer_lines(PLANNED.layers) == [
         ("operators", "on", "torch.profiler (2 processes)"),

@@ -4,6 +4,9 @@ Between us and the tool stands a small process. It holds the read end of a pipe 
 when that closes it kills the tool. The tool itself asks the kernel to be killed when that process ends. A
 plain PR_SET_PDEATHSIG would not do: it acts when the *thread* that started the child ends (prctl(2)).
 
+Both are a process group of their own, which a Ctrl-C does not reach, in our session: a session of its own
+would not have the priority that ours was raised to (`prismtop.own_priority`), and hardly begin.
+
 What the tool writes goes to files in memory (memfd): nothing is left on a disk. Where it needs tracefs and
 the host has it not mounted, it gets a mount in a mount namespace of its own, which ends with it.
 """
@@ -33,6 +36,7 @@ signal.signal(signal.SIGCHLD, lambda *_: None)
 signal.set_wakeup_fd(woken)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
+os.setpgid(0, 0)
 holder, began = os.getpid(), time.monotonic_ns()
 pid = os.fork()
 if pid == 0:
@@ -133,7 +137,6 @@ class Leash:
                 stdout=self._out,
                 stderr=self._err,
                 pass_fds=(self._data, told, *pass_fds),
-                start_new_session=True,
                 env={**os.environ, **(env or {})},
             )
         except OSError:

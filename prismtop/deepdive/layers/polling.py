@@ -82,6 +82,11 @@ class Poller:
         self.rounds += 1
         self.full = len(self._made) > MAX_EVENTS
 
+    def leave_schedstat(self) -> None:
+        """Something better tells of the scheduler from now on: what was seen of it so far is dropped."""
+        self.schedstat = False
+        self._made = [event for event in self._made if event.name == "gil"]
+
     def events(self) -> Iterator[LayerEvent]:
         """What was seen; ends what is still going on."""
         for thread in self._watched:

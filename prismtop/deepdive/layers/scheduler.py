@@ -15,7 +15,13 @@ from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.layers.background import BackgroundCollector
 from prismtop.deepdive.layers.gil import gil_range
 from prismtop.deepdive.layers.polling import PERIOD_NS, RATE_HZ, Poller
-from prismtop.deepdive.layers.switch_tracing import BpftraceTracing, PerfTracing, Tracing, TracingFailed
+from prismtop.deepdive.layers.switch_tracing import (
+    BpftraceTracing,
+    GiveUp,
+    PerfTracing,
+    Tracing,
+    TracingFailed,
+)
 from prismtop.deepdive.layers.switches import slices
 from prismtop.deepdive.layers.threads import MOST, MOST_POLLED, Thread, choose, read_thread
 from prismtop.deepdive.layers.tracing import Missing, why_no_bpftrace, why_no_perf
@@ -29,7 +35,7 @@ _COUNTED_NS, _ENOUGH = 20_000_000, 0.9
 """Threads that ran for so long altogether have slices for this much of it, or it is said."""
 _SAMPLED = f"sampled at {RATE_HZ} Hz from schedstat"
 
-Way = tuple[str, Callable[[], "Missing | None"], Callable[[Sequence[int], float], Tracing]]
+Way = tuple[str, Callable[[], "Missing | None"], Callable[[Sequence[int], float, GiveUp], Tracing]]
 WAYS: tuple[Way, ...] = (
     ("bpftrace", why_no_bpftrace, BpftraceTracing),
     ("perf", why_no_perf, PerfTracing),
@@ -61,6 +67,7 @@ class SchedulerCollector(BackgroundCollector):
         self._ran_ns: dict[int, int] = {}
         self._chosen = self._altogether = 0
         self._window_ns = (0, 0)
+        self._due_ns = 0
         self._refused: list[str] = []
         self._notes: list[str] = []
         self._failed = ""
@@ -80,6 +87,11 @@ class SchedulerCollector(BackgroundCollector):
                 return Layer(self.name, LayerState.ON, reason)
             missing.append(no)
         return Layer(self.name, LayerState.PARTIAL, f"{_SAMPLED}: {_why(missing)}" if missing else _SAMPLED)
+
+    @property
+    def begun_ns(self) -> int:
+        """When what is told begins, CLOCK_MONOTONIC; 0 before that is known."""
+        return self._window_ns[0]
 
     def events(self) -> Iterator[LayerEvent]:
         """As `Collector.events`: waits until what the tool stored is read, which began with `stop`."""
@@ -137,6 +149,31 @@ class SchedulerCollector(BackgroundCollector):
             self._failed = "no thread of the processes could be read"
             self._ended.set()
             return
+        gil = {}
+        for pid in self._pids:
+            gil[pid], why_not = gil_range(pid)
+            if why_not:
+                self._refused.append(f"no GIL waits of {pid}: {why_not}")
+        polled = [(thread.pid, thread.tid) for thread in self._at_first[:MOST_POLLED]]
+        self._poller = Poller(polled, gil)
+        began_ns = time.monotonic_ns()
+        missing = self._trace()
+        if self._tracing is not None:
+            self._poller.leave_schedstat()
+            began_ns = time.monotonic_ns()
+        else:
+            self._refused += [_why(missing)] if missing else []
+            self._at_first = self._at_first[:MOST_POLLED]
+        self._chosen = len(self._at_first)
+        # What a thread that never switches did is told by how long it ran.
+        now = (read_thread(thread.pid, thread.tid) for thread in self._at_first)
+        self._at_first = [thread for thread in now if thread is not None]
+        self._window_ns = (began_ns, 0)
+
+    def _trace(self) -> list[Missing]:
+        """Begin with the best way that works; why those before it do not. Polls until it has begun: a tool
+        takes tenths of a second on a quiet machine, and may take longer than there is to see.
+        """
         tids = [thread.tid for thread in self._at_first]
         missing: list[Missing] = []
         for name, why, trace in self._ways:
@@ -145,25 +182,21 @@ class SchedulerCollector(BackgroundCollector):
                 missing.append(no)
                 continue
             try:
-                self._tracing = trace(tids, self._max_s + _EXTRA_S)
+                self._tracing = trace(tids, self._max_s + _EXTRA_S, self._meanwhile)
                 break
             except TracingFailed as error:
                 missing.append(Missing(str(error), f"Try `{name}` by hand."))
-        if self._tracing is None:
-            self._refused = [_why(missing)] if missing else []
-            self._at_first = self._at_first[:MOST_POLLED]
-        gil = {}
-        for pid in self._pids:
-            gil[pid], why_not = gil_range(pid)
-            if why_not:
-                self._refused.append(f"no GIL waits of {pid}: {why_not}")
-        self._chosen = len(self._at_first)
-        polled = [(thread.pid, thread.tid) for thread in self._at_first[:MOST_POLLED]]
-        self._poller = Poller(polled, gil, schedstat=self._tracing is None)
-        # What a thread that never switches did is told by how long it ran.
-        now = (read_thread(thread.pid, thread.tid) for thread in self._at_first)
-        self._at_first = [thread for thread in now if thread is not None]
-        self._window_ns = (time.monotonic_ns(), 0)
+                if self._ended.is_set():
+                    break
+        return missing
+
+    def _meanwhile(self) -> bool:
+        """While a tool begins; whether it is too late for it."""
+        now = time.monotonic_ns()
+        if self._poller is not None and now >= self._due_ns:
+            self._poller.read(now)
+            self._due_ns = now + PERIOD_NS
+        return self._ended.is_set()
 
     def _poll(self) -> None:
         poller = self._poller

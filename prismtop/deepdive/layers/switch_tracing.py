@@ -30,9 +30,16 @@ _HARMLESS = "RLIMIT_MEMLOCK"
 """bpftrace complains about it, and goes on."""
 _SCRIPT_S = 60.0
 
+GiveUp = Callable[[], bool]
+"""Called several times a second while a tool begins: True when nobody needs it any more."""
+
 
 class TracingFailed(Exception):
     """Why a tool does not trace: half a sentence."""
+
+
+def _wanted() -> bool:
+    return False
 
 
 class Tracing(Protocol):
@@ -41,7 +48,8 @@ class Tracing(Protocol):
     Attributes:
         how: in words, for a layer's reason.
         every_thread: it records the switches of all threads of the host.
-        cut: it ended before it was asked to: what came later is not known.
+        cut: what came after the last record is not known: it ended before it was asked to, or had no room;
+            known once `read` has returned.
     """
 
     how: str
@@ -67,12 +75,13 @@ class PerfTracing:
     Args:
         tids: the threads.
         seconds: it ends by itself then.
+        give_up: whether to wait no longer for its beginning.
 
     Raises:
         TracingFailed: it does not begin.
     """
 
-    def __init__(self, tids: Sequence[int], seconds: float) -> None:
+    def __init__(self, tids: Sequence[int], seconds: float, give_up: GiveUp = _wanted) -> None:
         perf = shutil.which("perf") or "perf"
         version = perf_version(perf) or (0, 0)
         self.how = f"perf {version[0]}.{version[1]}"
@@ -107,7 +116,7 @@ class PerfTracing:
         try:
             # It answers once it reads events: from then on none is missed.
             os.write(ask, b"enable\n")
-            _until(self._leash, "perf", lambda: bool(select.select([answers], [], [], _POLL_S)[0]))
+            _until(self._leash, "perf", lambda: bool(select.select([answers], [], [], _POLL_S)[0]), give_up)
         except BaseException:
             self.close()
             raise
@@ -162,6 +171,7 @@ class BpftraceTracing:
     Args:
         tids: the threads.
         seconds: it ends by itself then.
+        give_up: whether to wait no longer for its beginning.
 
     Raises:
         TracingFailed: it does not begin.
@@ -169,13 +179,13 @@ class BpftraceTracing:
 
     how = "bpftrace"
     every_thread = False
-    cut = False
 
-    def __init__(self, tids: Sequence[int], seconds: float) -> None:
-        switched = _any(("args->prev_pid", "args->next_pid"), tids)
-        program = BPFTRACE.format(switched=switched, woken=_any(("args->pid",), tids))
+    def __init__(self, tids: Sequence[int], seconds: float, give_up: GiveUp = _wanted) -> None:
+        self.cut = False
+        switched = _any(("$left", "$came"), tids)
+        program = BPFTRACE.format(switched=switched, woken=_any(("$woken",), tids))
         try:
-            self._leash = run_bpftrace(program, seconds)
+            self._leash = run_bpftrace(program, seconds, give_up)
         except OSError as error:
             raise TracingFailed(f"bpftrace cannot be run ({error.strerror})") from None
 
@@ -192,8 +202,19 @@ class BpftraceTracing:
         errors = self._leash.errors()
         if end.code not in (0, -2) and not records:
             raise TracingFailed(f"bpftrace ended with {end.code}: {first_line(errors)}")
-        full = max(sum(line.startswith(f"@{name}[") for line in lines) for name in "sw") >= MAX_STORED
-        wrong = [f"only the first {MAX_STORED} events"] if full else []
+        wrong = []
+        full = [
+            max(record.at_ns for record in kind)
+            for kind in (
+                [record for record in records if isinstance(record, Switch)],
+                [record for record in records if isinstance(record, Wakeup)],
+            )
+            if len(kind) >= MAX_STORED
+        ]
+        if full:  # whatever came later is known in part only
+            self.cut = True
+            records = [record for record in records if record.at_ns <= min(full)]
+            wrong.append(f"only the first {MAX_STORED} events")
         if odd:
             wrong.append(f"{odd} lines of bpftrace could not be read")
         return records, wrong, end.cpu_s
@@ -203,8 +224,13 @@ class BpftraceTracing:
         self._leash.close()
 
 
-def run_bpftrace(program: str, seconds: float) -> Leash:
+def run_bpftrace(program: str, seconds: float, give_up: GiveUp = _wanted) -> Leash:
     """bpftrace with its probes attached.
+
+    Args:
+        program: without what tells that they are.
+        seconds: it ends by itself then.
+        give_up: whether to wait no longer for its beginning.
 
     Raises:
         TracingFailed: it does not begin.
@@ -228,7 +254,7 @@ def run_bpftrace(program: str, seconds: float) -> Leash:
         return leash.size() > 0 and "ready" in leash.output()
 
     try:
-        _until(leash, "bpftrace", begun)
+        _until(leash, "bpftrace", begun, give_up)
     except BaseException:
         leash.close()
         raise
@@ -256,9 +282,11 @@ def _any(fields: Sequence[str], tids: Sequence[int]) -> str:
     return "||".join(f"{field}=={tid}" for field in fields for tid in tids)
 
 
-def _until(leash: Leash, name: str, ready: Callable[[], bool]) -> None:
+def _until(leash: Leash, name: str, ready: Callable[[], bool], give_up: GiveUp) -> None:
     end = time.monotonic() + START_S
     while not ready():
+        if give_up():
+            raise TracingFailed(f"the window was over before {name} had begun")
         if not leash.alive:
             code = leash.wait().code
             raise TracingFailed(f"{name} ended with {code}: {first_line(leash.errors())}")

@@ -91,14 +91,23 @@ def parse_perf(lines: Iterable[str]) -> tuple[list[Switch | Wakeup], int]:
 
 
 BPFTRACE = """
-tracepoint:sched:sched_switch /{switched}/ {{
-  @s[nsecs, cpu, args->prev_pid, args->prev_state, args->next_pid, args->prev_comm, args->next_comm] = 1;
+tracepoint:sched:sched_switch {{
+  $left = args->prev_pid; $came = args->next_pid;
+  if ({switched}) {{
+    @s[nsecs, cpu, $left, args->prev_state, $came, args->prev_comm, args->next_comm] = 1;
+  }}
 }}
-tracepoint:sched:sched_wakeup /{woken}/ {{
-  @w[nsecs, args->target_cpu, args->pid, tid, comm] = 1;
+tracepoint:sched:sched_wakeup {{
+  $woken = args->pid;
+  if ({woken}) {{
+    @w[nsecs, args->target_cpu, $woken, tid, comm] = 1;
+  }}
 }}
 """
-"""Events are kept in the kernel and printed at the end: printing each one would wake bpftrace for each one,
+"""The thread is read once, into a variable: of 18 and more comparisons with a field LLVM makes a pointer to
+it, and the kernel refuses the program ("dereference of modified ctx ptr", seen with bpftrace 0.17).
+
+Events are kept in the kernel and printed at the end: printing each one would wake bpftrace for each one,
 often on the very core that the target runs on.
 """
 _STORED = re.compile(r"@([sw])\[(\d+), (\d+), (-?\d+), (-?\d+), (.*)\]: 1$")
