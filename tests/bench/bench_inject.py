@@ -50,8 +50,8 @@ while not done[0]:
     last = now
 print(json.dumps(gaps), flush=True)
 """
-# The sign that it ran stays until the next one, as that of a probe does: where it is gone before it is seen, the
-# main thread is stopped once more to nudge it.
+# The sign that it ran stays until the next one, as that of a probe does: where it is gone before it is seen,
+# the main thread is stopped once more to nudge it.
 BODY = """
 import os, sys
 os.close(sys.__dict__.pop('_bench_fd', None) or os.dup(0))

@@ -4,8 +4,9 @@
 
 Each round starts a Python of this version with a stand-in for the engine's modules, evicts the caches (48 MiB
 written), and runs the payload as PyRun_SimpleString does, with its data in that process's own memory. Printed
-are medians: the CPU that it takes on the main thread, the CPU that the thread takes which builds the probe (in
-pieces, between which the interpreter is the engine's), and the hooks that are in then. Nothing is asserted.
+are medians: the CPU that it takes on the main thread, the CPU that the thread takes which builds the probe
+(in pieces, between which the interpreter is the engine's), and the hooks that are in then. Nothing is
+asserted.
 """
 
 from __future__ import annotations
