@@ -57,11 +57,14 @@ def looker(ag: Any) -> Any:
         if q[W_COMMAND] != ag.done or now - q[W_HEARTBEAT] > lease:
             ag.service(now)
         left -= 1
-        if t and ag.state == RUNNING and ag.built:
+        if t:
+            t = clock() - t
+            if ag.state != RUNNING or not ag.built:
+                return
             odd.clear()
             early -= 1
             left = SAMPLE_EARLY if early > 0 else SAMPLE
-            spent(BOUNDARY, clock() - t)
+            spent(BOUNDARY, t)
         elif left <= 0 and not odd and ag.built:
             odd.append(1)
 
