@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from prismtop.attach import memory, pep768, ptrace_inject
 from prismtop.attach.errors import HelperError, InjectionError
 from prismtop.attach.handshake import Handshake, Seen, last_line, look
+from prismtop.attach.placement import keep_off
 from prismtop.attach.process import check_identity, read_status
 from prismtop.attach.ptrace import ptrace_blocked_here
 from prismtop.attach.rehearsal import end_rehearsal, rehearse
@@ -134,8 +135,10 @@ def _inject(request: dict[str, Any]) -> dict[str, Any]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return _answer(result.seen, pid=pid, thread=pid, thread_kind="all", pause_us=result.pause_us,
                        main_pause_us=result.pause_us, scratch=result.scratch)  # fmt: skip
+    cpus = frozenset(request["cpus"])
+    keep_off(pid, cpus)
     rehearse()
-    injector = ptrace_inject.PtraceInjector(pid, start_time, in_front=in_front)
+    injector = ptrace_inject.PtraceInjector(pid, start_time, in_front=in_front, cpus=cpus)
     data = base64.b64decode(request.get("data", ""))
     own = injector.inject(source, handshake, data=data, timeout_s=timeout_s, wake=wake)
     if own.seen.error == "":  # seen between the making of the file and the writing of its text
@@ -170,8 +173,10 @@ def _free(request: dict[str, Any]) -> bool:
     check_identity(pid, start_time)
     if not ptrace_inject.may_unmap(pid, (address, size)):
         return False
+    cpus = frozenset(request["cpus"])
+    keep_off(pid, cpus)
     rehearse()
-    injector = ptrace_inject.PtraceInjector(pid, start_time, in_front=in_front)
+    injector = ptrace_inject.PtraceInjector(pid, start_time, in_front=in_front, cpus=cpus)
     return injector.unmap((address, size))
 
 

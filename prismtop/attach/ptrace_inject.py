@@ -9,7 +9,7 @@ main thread at a bytecode boundary.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from prismtop.attach.gadgets import Gadgets, find_gadgets
 from prismtop.attach.handshake import NOTHING, Handshake, Seen, descriptors, look
 from prismtop.attach.image import PythonImage, executable, find_python, seems_initialized, verify_in_memory
 from prismtop.attach.payload import READ_HEAD, TEMPLATE_HEAD, at_address
-from prismtop.attach.placement import running_on
+from prismtop.attach.placement import keep_off, own_processors, place, running_on
 from prismtop.attach.process import (
     Mapping,
     check_identity,
@@ -32,7 +32,7 @@ from prismtop.attach.process import (
     threads,
 )
 from prismtop.attach.ptrace import NotNowError, Step, StoppedThread, ThreadGoneError
-from prismtop.attach.rehearsal import rehearse_again
+from prismtop.attach.rehearsal import rehearse_again, rehearsing
 
 # arch/x86/entry/syscalls/syscall_64.tbl
 _SYS_CLOSE, _SYS_MMAP, _SYS_MUNMAP, _SYS_FUTEX = 3, 9, 11, 202
@@ -42,6 +42,7 @@ _SYS_CLOSE, _SYS_MMAP, _SYS_MUNMAP, _SYS_FUTEX = 3, 9, 11, 202
 _RESTARTED = {n: i for i, n in enumerate((_SYS_FUTEX, 35, 230, 7, 271, 23, 270, 34, 61, 247))}
 _PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS = 3, 0x22
 _PAGE, _ALIGNED = 4096, 64
+_WARM_NS = 4_000_000  # how long after a stop the next one is as quick
 _ASLEEP_S = 0.03  # how long a thread must have slept to count as asleep
 _RETRIES = 20
 _GRACE_S = 0.05  # how long the payload may take to start by itself before it is helped
@@ -69,6 +70,7 @@ class PtraceInjector:
     Args:
         on_step: see `StoppedThread`.
         in_front: entered while a thread is held.
+        cpus: the processors on which this process may run; None for those on which it may now.
 
     Raises:
         AttachError: see `find_python`, `verify_in_memory`, `find_gadgets`.
@@ -80,8 +82,11 @@ class PtraceInjector:
         start_time: int,
         on_step: Step = lambda _: None,
         in_front: Callable[[], AbstractContextManager[None]] = nullcontext,
+        cpus: Set[int] | None = None,
     ) -> None:
         self.pid, self.start_time = pid, start_time
+        self.cpus = cpus or own_processors()
+        self._let_go_ns = 0
         self.maps: list[Mapping] = read_maps(pid)
         self.image: PythonImage = find_python(pid, self.maps, executable(pid))
         verify_in_memory(pid, self.image)
@@ -94,10 +99,19 @@ class PtraceInjector:
     def stopped(self, tid: int) -> Iterator[StoppedThread]:
         """One thread, stopped; see `StoppedThread`."""
         stop = StoppedThread(self.pid, tid, self.start_time, self.maps, self.on_step)
+        elsewhere = keep_off(self.pid, self.cpus, (0, *rehearsing()))
         with self.in_front():
-            rehearse_again()
-            with stop as thread:
-                yield thread
+            # With one processor, what makes the stop shorter would hold the engine up for longer than that.
+            if elsewhere and time.monotonic_ns() - self._let_go_ns > _WARM_NS:
+                rehearse_again()
+            if tid == self.pid:
+                place(self.cpus)  # while the loop is stopped nobody else may be on its processor
+            try:
+                with stop as thread:
+                    yield thread
+            finally:
+                keep_off(self.pid, self.cpus)
+                self._let_go_ns = time.monotonic_ns()
 
     def sleeping_threads(self) -> list[int]:
         """Auxiliary threads in a long sleep in a system call that restarts unseen, best first: of equals, one

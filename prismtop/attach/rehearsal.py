@@ -93,6 +93,11 @@ def rehearse_again() -> None:
         child.play(_ROUNDS_AGAIN)
 
 
+def rehearsing() -> tuple[int, ...]:
+    """Pid of the child that is kept, if there is one."""
+    return tuple(child.pid for child in _kept)
+
+
 def end_rehearsal() -> None:
     """Let the child go."""
     while _kept:

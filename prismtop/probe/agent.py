@@ -1,9 +1,10 @@
 """The probe: everything of prismtop that runs INSIDE a target process, and the last of its parts.
 
 Standard library only, Python 3.9 syntax, no import of prismtop: its parts travel as one text with one
-namespace (`prismtop.probe.program`), which this module holds as well. It starts no thread, opens no socket,
-reads no prompt, token or generated text, and never touches a device tensor: the expressions that it evaluates
-come from the engine profile and were checked outside (`prismtop.targets.expressions`).
+namespace (`prismtop.probe.program`), which this module holds as well. It is built on a thread that ends with
+that (`prismtop.attach.payload.FIRST`) and starts none itself, opens no socket, reads no prompt, token or
+generated text, and never touches a device tensor: the expressions that it evaluates come from the engine
+profile and were checked outside (`prismtop.targets.expressions`).
 
 What it leaves after `detach`: one inert at-fork callback for the life of the process with the empty module
 `_prismtop_fork` that it looks into, and the standard-library modules that it had to import.
@@ -37,6 +38,10 @@ from prismtop.probe.ring import *
 
 SAMPLE = 61  # one in so many batches is measured, every hook of it: a prime, so that nothing falls into step
 SAMPLE_EARLY = 7  # the same for the first figures
+BUILDING_NS = 30_000_000_000  # what took longer to build was left unfinished (by a fork)
+# Sleeps, hence gives the interpreter to the engine; None where the probe is built on a thread of the engine.
+PAUSE: Any = globals().get("PAUSE")
+PAUSE_S = 0.001
 SETUP_NS = 250_000  # hooks that are not in after this long are put in at the next batch boundaries
 
 
@@ -52,12 +57,15 @@ def looker(ag: Any) -> Any:
         if q[W_COMMAND] != ag.done or now - q[W_HEARTBEAT] > lease:
             ag.service(now)
         left -= 1
-        if t and ag.state == RUNNING:
+        if t:
+            t = clock() - t
+            if ag.state != RUNNING or not ag.built:
+                return
             odd.clear()
             early -= 1
             left = SAMPLE_EARLY if early > 0 else SAMPLE
-            spent(BOUNDARY, clock() - t)
-        elif left <= 0 and not odd:
+            spent(BOUNDARY, t)
+        elif left <= 0 and not odd and ag.built:
             odd.append(1)
 
     return look
@@ -69,6 +77,7 @@ class Agent:
     def __init__(self, config: Any, builders: Any) -> None:
         t0 = time.monotonic_ns()
         self.state = RUNNING
+        self.built = False  # until then the engine's threads leave mailbox and lease to the one that builds
         self.builders = builders
         self.done = -1
         self.seen = self.loaded = 0
@@ -110,10 +119,28 @@ class Agent:
         self.watch_forks()
         for _ in range(config["first"]):
             self.todo.pop(0).install(self.mechanisms)
-        self.running = None
-        self.advance(t0)
+        if PAUSE is None:
+            self.advance(t0)
+        else:
+            self.publish()
         self.q[W_STATE] = RUNNING
         self.q[W_MAGIC] = MAGIC
+        if PAUSE is not None:
+            self.in_pieces()
+        self.running = None
+        self.built = True
+
+    def in_pieces(self) -> Any:
+        """Put the other hooks in, on a thread that does nothing else, and let the engine's go on in between;
+        until the monitor wants something else."""
+        while self.todo and self.q[W_COMMAND] == 0:
+            PAUSE(PAUSE_S)
+            for hook in self.todo[:2]:
+                hook.install(self.mechanisms)
+            del self.todo[:2]
+        PAUSE(PAUSE_S)
+        self.setup = time.thread_time_ns()
+        self.advance(time.monotonic_ns())
 
     def advance(self, t0: Any) -> Any:
         """Put hooks in, for a quarter of a millisecond; the rest waits for the next batch boundary."""
@@ -168,7 +195,8 @@ class Agent:
         """A value that could not be read: remembered once with its reason."""
         if (fid, name) not in self.bad and len(self.bad) < 64 and self.state == RUNNING:
             self.bad[(fid, name)] = type(error).__name__ + ": " + str(error)[:80]
-            self.publish()
+            if self.built:
+                self.publish()
         return MISSING
 
     def capped(self, items: Any) -> Any:
@@ -243,13 +271,13 @@ class Agent:
         self.faults += 1
         self.q[W_FAULTS] = self.faults
         self.missing(DUMMY, "fault", error)
-        if self.faults > 100:
+        if self.faults > 100 and self.built:
             self.detach(DETACHED)
 
     def service(self, now: Any) -> Any:
         """Mailbox and lease, on the thread that just ended a batch."""
         q = self.q
-        if self.state != RUNNING:
+        if self.state != RUNNING or not self.built:
             return
         if now - q[W_HEARTBEAT] > self.lease:
             self.detach(LEASE_EXPIRED)
@@ -376,14 +404,28 @@ class Agent:
 
 def start(config: Any, builders: Any) -> Any:
     """Entry point of the payload. Refuses a second monitor while the first one's lease is alive."""
-    old = sys.modules.get(MODULE)
-    if old is not None:
-        q = old.AGENT.q
-        if time.monotonic_ns() - q[W_HEARTBEAT] <= old.AGENT.lease:
-            raise RuntimeError("busy: watched by another prismtop, pid %d" % q[W_MONITOR])
-        old.AGENT.detach(LEASE_EXPIRED)
-        if old.AGENT.state == RUNNING:
-            raise RuntimeError("busy: in a deep capture of another prismtop, pid %d" % q[W_MONITOR])
     module = types.ModuleType(MODULE)
-    module.__dict__["AGENT"] = Agent(config, builders)
-    sys.modules[MODULE] = module
+    module.__dict__["SINCE"] = time.monotonic_ns()
+    old = sys.modules.setdefault(MODULE, module)
+    if old is not module:
+        leave_to(old)
+        sys.modules[MODULE] = module
+    try:
+        module.__dict__["AGENT"] = Agent(config, builders)
+    except BaseException:
+        sys.modules.pop(MODULE, None)
+        raise
+
+
+def leave_to(old: Any) -> Any:
+    """Refuse where another monitor's probe lives, or is being built; otherwise take that one out."""
+    if not hasattr(old, "AGENT"):
+        if time.monotonic_ns() - old.SINCE < BUILDING_NS:
+            raise RuntimeError("busy: being entered by another prismtop, just now")
+        return
+    q = old.AGENT.q
+    if time.monotonic_ns() - q[W_HEARTBEAT] <= old.AGENT.lease:
+        raise RuntimeError("busy: watched by another prismtop, pid %d" % q[W_MONITOR])
+    old.AGENT.detach(LEASE_EXPIRED)
+    if old.AGENT.state == RUNNING:
+        raise RuntimeError("busy: in a deep capture of another prismtop, pid %d" % q[W_MONITOR])

@@ -31,7 +31,7 @@ def calibrate(ag: Any) -> Any:
 
     repeat = range(64)
     run(nothing)
-    bare = run(nothing)
+    bare = min(run(nothing), run(nothing))
     if ag.mon is not None:
         hook.by_monitoring(None, nothing, nothing.__code__)
         hook.mechanism = "monitoring"

@@ -19,6 +19,7 @@ LATER = (
     "Hook.loaded_again",
     "open_monitoring",
     "calibrate",
+    "leave_to",
     "Agent.missing",
     "Agent.capped",
     "Agent.raised",

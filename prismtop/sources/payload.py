@@ -138,7 +138,7 @@ def detach_body(nonce: str) -> str:
     return (
         "import sys\n"
         f"_m = sys.modules.get({agent.MODULE!r})\n"
-        f"if _m is not None and {_is_of(nonce)}:\n"
+        f"if hasattr(_m, 'AGENT') and {_is_of(nonce)}:\n"
         f"    _m.AGENT.detach({agent.DETACHED})\n"
     )
 
@@ -156,7 +156,7 @@ def finish_body(nonce: str) -> str:
     return (
         "import sys\n"
         f"_m = sys.modules.get({agent.MODULE!r})\n"
-        f"if _m is not None and {_is_of(nonce)} and _m.AGENT.guest is not None:\n"
+        f"if hasattr(_m, 'AGENT') and {_is_of(nonce)} and _m.AGENT.guest is not None:\n"
         f"    _m.AGENT.q[{agent.W_GUEST_CALLED}] += 1\n"
         "    _m.AGENT.guest.close_window()\n"
     )

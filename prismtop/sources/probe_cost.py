@@ -11,6 +11,9 @@ from prismtop.sources.ring import ProbeStatus, Ring
 PERIOD_NS = 2_000_000_000
 MIN_CALLS = 100
 """Fewer calls in a period say nothing."""
+MATERIAL = 0.03
+"""A hook that costs less than this share of the probe saves nothing when it goes: those of the arrivals and
+ends of requests are called little, and without them no request has a time to its first token."""
 
 
 class CostMeter:
@@ -28,6 +31,7 @@ class CostMeter:
         self._counts: Counter[int] = Counter()
         self._since_ns = 0
         self._over = 0
+        self._spent: dict[int, float] = {}
         self.rate: float | None = None
         self.per_event_ns: float | None = None
         self.share: float | None = None
@@ -55,19 +59,23 @@ class CostMeter:
         if busy_ns <= 0 or events < MIN_CALLS:
             return False
         boundaries = sum(n for fid, n in counts.items() if fid in self._plans and self._plans[fid].boundary)
-        spent = (
-            sum(n * ring.call_ns(fid, status) for fid, n in counts.items()) + ring.boundary_ns * boundaries
-        )
+        self._spent = {fid: n * ring.call_ns(fid, status) for fid, n in counts.items()}
+        spent = sum(self._spent.values()) + ring.boundary_ns * boundaries
         self.per_event_ns = spent / events
         self.share = spent / min(busy_ns, elapsed)
         self._over = self._over + 1 if self.share > self._budget else 0
         return self._over >= 2
 
     def least_important(self, status: ProbeStatus) -> tuple[set[int], set[int]]:
-        """Hooks that are in: those to keep, and those to drop first. Priority 1 is never dropped."""
+        """Hooks that are in: those to keep, and those to drop first.
+
+        Priority 1 is never dropped, nor what would save nothing (`MATERIAL`).
+        """
         priorities = {
             fid: plan.hook.priority for fid, plan in self._plans.items() if status.hooks.get(fid, ("",))[0]
         }
-        worst = max(priorities.values(), default=1)
-        out = {fid for fid, priority in priorities.items() if priority == worst and worst > 1}
+        least = MATERIAL * sum(self._spent.values())
+        costly = {fid: p for fid, p in priorities.items() if self._spent.get(fid, 0) >= least}
+        worst = max(costly.values(), default=1)
+        out = {fid for fid, priority in costly.items() if priority == worst and worst > 1}
         return priorities.keys() - out, out

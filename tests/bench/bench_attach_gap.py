@@ -96,7 +96,7 @@ def measure(minor: str, count: int, nice: int) -> None:
             setups.append((cost.setup_us or 0.0) / 1e3)
     print(f"CPython {minor}: {count} attaches, {dict(kinds)}")
     show("stop of the thread used (outside, upper bound)", pauses)
-    show("building the probe, on the main thread", setups)
+    show("building the probe, CPU of its thread", setups)
     for name in WINDOWS:
         show(f"{name}: largest gap of the loop's clock", seen[name])
     for name in WINDOWS:

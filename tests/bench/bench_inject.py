@@ -50,7 +50,13 @@ while not done[0]:
     last = now
 print(json.dumps(gaps), flush=True)
 """
-BODY = "import os\nos.close(os.memfd_create('prismtop-%s'))"
+# The sign that it ran stays until the next one, as that of a probe does: where it is gone before it is seen,
+# the main thread is stopped once more to nudge it.
+BODY = """
+import os, sys
+os.close(sys.__dict__.pop('_bench_fd', None) or os.dup(0))
+sys._bench_fd = os.memfd_create('prismtop-%s')
+"""
 
 
 def percentile(values: Sequence[float], q: float) -> float:

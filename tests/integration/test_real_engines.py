@@ -65,15 +65,20 @@ def session(group: Group) -> Iterator[Session]:
     session.close()
 
 
+# That nothing was read may also be this process's own wait for a processor (2 s next to a vLLM on a CPU).
+EMPTY_TICKS = 5
+
+
 def quiet(session: Session, for_s: float = 1.2) -> tuple[list[Batch], Frame]:
     """Batches until none has come for a while, and the last frame."""
     batches: list[Batch] = []
-    last = time.monotonic()
-    while time.monotonic() - last < for_s:
+    last, empty = time.monotonic(), 0
+    while time.monotonic() - last < for_s or empty < EMPTY_TICKS:
         frame = session.tick()
+        empty += 1
         if frame.new_batches:
             batches += frame.new_batches
-            last = time.monotonic()
+            last, empty = time.monotonic(), 0
         time.sleep(0.03)
     return batches, frame
 

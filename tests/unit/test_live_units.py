@@ -301,3 +301,19 @@ def test_hooks_of_priority_one_are_never_dropped() -> None:
     keep, out = CostMeter(plans, 0.005).least_important(ALL_IN)
     assert (keep, out) == ({0}, {1, 2})
     assert CostMeter({0: plans[0]}, 0.005).least_important(ALL_IN) == ({0}, set())
+
+
+def test_a_hook_whose_end_would_save_nothing_is_kept() -> None:
+    """Arrivals are few: without them no request has a time to its first token, and nothing is saved."""
+    plans = {
+        n: replace(PLANS["inner"], fid=n, hook=replace(PLANS["inner"].hook, priority=p))
+        for n, p in enumerate((1, 2, 4))
+    }
+    made = CostMeter(plans, 0.005)
+    made.start(0)
+    made.count([0] * 1000 + [1] * 20 + [2] * 1000)
+    made.measure(PERIOD_NS, PERIOD_NS, FakeRing(), ALL_IN)  # type: ignore[arg-type]
+    all_in = replace(ALL_IN, hooks=dict.fromkeys(range(3), ("code", "")))
+    dropped = replace(all_in, hooks={**all_in.hooks, 2: ("", "dropped")})
+    assert made.least_important(all_in) == ({0, 1}, {2})
+    assert made.least_important(dropped) == ({0, 1}, set())

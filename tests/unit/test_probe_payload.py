@@ -59,19 +59,25 @@ def test_the_body_hooks_the_engine(compiled: bool) -> None:
     assert (made.compiled, run(made.body, then=HOOKED).stdout) == (compiled, "True\n")
 
 
-def in_memory(then: str = HOOKED, magic: bytes = MAGIC_NUMBER) -> subprocess.CompletedProcess[str]:
+def in_memory(
+    then: str = HOOKED, magic: bytes = MAGIC_NUMBER, first: str = "", plans: tuple[HookPlan, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run the short form in a fresh process, with its data somewhere in that process's memory."""
-    direct = replace(build(), magic=magic).direct("abc")
+    direct = replace(build(*plans), magic=magic).direct("abc")
     assert direct is not None
     text = (
-        f"import ctypes, os\n_at = ctypes.create_string_buffer({direct.data!r})\n_before = set(globals())\n"
+        f"import ctypes, os, time\n_at = ctypes.create_string_buffer({direct.data!r})\n"
+        "_before = set(globals())\n"
         f"exec({direct.template!r}.replace({ADDRESS!r}, str(ctypes.addressof(_at))))\n"
+        "while len(os.listdir('/proc/self/task')) > 1: time.sleep(0.001)\n"  # the thread that builds it ends
         "_left = set(globals()) - _before - {'_before', '_left'}\n"
         "_fds = {n: f'/proc/self/fd/{n}' for n in os.listdir('/proc/self/fd')}\n"
         "_fds = {n: os.readlink(path) for n, path in _fds.items() if os.path.lexists(path)}\n"
     )
     whole = [sys.executable, "-"]
-    return subprocess.run(whole, input=TARGET + text + then, capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        whole, input=TARGET + first + text + then, capture_output=True, text=True, timeout=30
+    )
 
 
 def test_the_target_takes_the_probe_from_its_own_memory() -> None:
@@ -82,6 +88,32 @@ def test_the_target_takes_the_probe_from_its_own_memory() -> None:
 def test_the_short_form_leaves_no_sign_of_its_start_behind() -> None:
     done = in_memory("print({link[:20] for link in _fds.values() if 'prismtop' in link})")
     assert done.stdout == "{'/memfd:prismtop-abc '}\n"
+
+
+def test_all_hooks_are_in_and_the_probe_has_measured_itself_before_a_batch_ends() -> None:
+    done = in_memory(
+        "agent = sys.modules['_prismtop_probe'].AGENT\n"
+        "print([h.mechanism for h in agent.hooks.values()], agent.todo, agent.base > 0, agent.done)",
+        plans=(plan(0, "step", boundary=True), plan(1, "other")),
+    )
+    assert done.stdout == "['setattr', 'setattr'] [] True 0\n"
+
+
+def test_the_short_form_builds_the_probe_at_once_where_no_thread_can_be_started() -> None:
+    refuse = "import _thread\ndef _no(*a): raise RuntimeError('none')\n_thread.start_new_thread = _no\n"
+    assert in_memory(first=refuse).stdout == "True\n"
+
+
+def test_a_probe_that_is_being_built_is_not_joined_by_a_second_one() -> None:
+    built = "import sys, types, time\nsys.modules['_prismtop_probe'] = types.ModuleType('_prismtop_probe')\n"
+    built += "sys.modules['_prismtop_probe'].SINCE = time.monotonic_ns()"
+    assert "busy: being entered by another prismtop" in run(built, build().body).stderr
+
+
+def test_a_probe_that_was_never_finished_is_in_nobodys_way() -> None:
+    built = "import sys, types\nsys.modules['_prismtop_probe'] = types.ModuleType('_prismtop_probe')\n"
+    built += "sys.modules['_prismtop_probe'].SINCE = -(1 << 60)"
+    assert run(built, build().body, then=HOOKED).stdout == "True\n"
 
 
 def test_the_short_form_refuses_another_python_and_says_so() -> None:
