@@ -57,14 +57,11 @@ def looker(ag: Any) -> Any:
         if q[W_COMMAND] != ag.done or now - q[W_HEARTBEAT] > lease:
             ag.service(now)
         left -= 1
-        if t:
-            t = clock() - t
-            if ag.state != RUNNING or not ag.built:
-                return
+        if t and ag.state == RUNNING and ag.built:
             odd.clear()
             early -= 1
             left = SAMPLE_EARLY if early > 0 else SAMPLE
-            spent(BOUNDARY, t)
+            spent(BOUNDARY, clock() - t)
         elif left <= 0 and not odd and ag.built:
             odd.append(1)
 
