@@ -120,9 +120,7 @@ class Helper:
         )
         # Its start takes a tenth of a second of CPU: not on the processor of the engine's loop.
         keep_off(pid, own_processors(), (self._process.pid,))
-        session = autogroup_nice()
-        if session is not None and session < 0:  # a session of its own begins at 0: see `OwnPriority`
-            set_autogroup_nice(session, pid=self._process.pid)
+        _share_priority(self._process)
         return self._process
 
     def _line(self, process: subprocess.Popen[bytes], end: float, meanwhile: Meanwhile) -> bytes | None:
@@ -139,6 +137,7 @@ class Helper:
                     break
                 self._read += chunk
             else:
+                _share_priority(process)  # it may have been raised since
                 meanwhile()
         line, _, self._read = self._read.partition(b"\n")
         return line
@@ -156,3 +155,10 @@ class Helper:
             )
         lines = said.decode("utf-8", "replace").strip().splitlines()
         return HelperError(f"The helper process failed: {lines[-1][:200] if lines else 'no output'}.")
+
+
+def _share_priority(process: subprocess.Popen[bytes]) -> None:
+    """A session of its own begins at nice 0, whatever ours was raised to: see `OwnPriority`."""
+    session = autogroup_nice()
+    if session is not None and session < 0:
+        set_autogroup_nice(session, pid=process.pid)
