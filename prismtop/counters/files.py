@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 _CHUNK = 1 << 16
+_SHORT = 2048
 
 
 class KeptFile:
@@ -35,11 +37,25 @@ class KeptFile:
         if self._single:
             return data
         parts, at = [data], len(data)
-        while data:
+        # The kernel hands out whole lines, a page at a time (seq_file): what is far from a page was all. To
+        # be told so would cost as much again, where it collects everything at the beginning (vmstat).
+        while data and at > _SHORT:
             data = os.pread(self._fd, _CHUNK, at)
             parts.append(data)
             at += len(data)
         return b"".join(parts)
+
+    def holding(self, wanted: Sequence[bytes]) -> bytes:
+        """The present content, as far as it takes to have these in it; all of it when one is missing.
+
+        Raises:
+            OSError: see `read`.
+        """
+        if self._fd >= 0:
+            data = os.pread(self._fd, _CHUNK, 0)
+            if all([one in data for one in wanted]):
+                return data
+        return self.read()
 
     def close(self) -> None:
         """Close it; reading opens it again."""

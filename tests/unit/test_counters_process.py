@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from prismtop.counters.files import KeptFile
 from prismtop.counters.process import HOT_THREADS, ProcessReader
 from prismtop.model import ProcessId
 from prismtop.targets.procfs import read_stat
@@ -111,17 +112,15 @@ def test_a_thread_that_ends_is_forgotten() -> None:
 
 def test_not_every_thread_is_read_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 60 sleeping threads each takes its turn once in two slow periods of five rounds."""
-    import prismtop.counters.process as module
-
     read: list[str] = []
-    original = module.read_bytes
+    original = KeptFile.read
 
-    def counting(path: str) -> bytes | None:
-        if path.endswith("schedstat"):
-            read.append(path)
-        return original(path)
+    def counting(file: KeptFile) -> bytes:
+        if file.path.endswith("schedstat") and f"/task/{PID}/" not in file.path:
+            read.append(file.path)
+        return original(file)
 
-    monkeypatch.setattr(module, "read_bytes", counting)
+    monkeypatch.setattr(KeptFile, "read", counting)
     rounds = Rounds(ProcessReader([myself()]))
     with threads(60):
         for _ in range(3):
