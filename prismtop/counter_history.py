@@ -89,7 +89,8 @@ def _first(counter: Counter) -> _Series:
 
 class _Values(Mapping[Key, _Points]):
     """The values of every series, oldest first; made when they are asked for: a screen shows few of them, and
-    copying hundreds of series each time costs more than reading the counters. Frames share what did not change.
+    copying hundreds of series each time costs more than reading the counters. Frames share what did not
+    change.
     """
 
     def __init__(self, series: Mapping[Key, _Series], points: int) -> None:

@@ -53,7 +53,7 @@ class KeptFile:
         """
         if self._fd >= 0:
             data = os.pread(self._fd, _CHUNK, 0)
-            if all([one in data for one in wanted]):
+            if all(one in data for one in wanted):
                 return data
         return self.read()
 

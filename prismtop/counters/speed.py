@@ -8,7 +8,7 @@ not count, time in which the hardware was shared does.
 Neighbours slow single cores (two cores of one machine, seven minutes: correlation 0.1 to 0.3), so it has to
 be the engine's. A thread of ours must not go there: on a core that is fought over it waits (median 6 ms, one
 time in ten half a second), and prismtop's interpreter lock waits with it. So a process of its own does it, of
-which nobody minds that it waits; it takes the core for about 0.15 ms, four times a second. Where that cannot
+which nobody minds that it waits; it takes the core for about 0.1 ms, four times a second. Where that cannot
 be (a cpuset, a machine with isolated cores), the sampler's own thread is timed on whichever core it has; the
 readings' source says so.
 

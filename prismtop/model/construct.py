@@ -25,7 +25,6 @@ def by_keyword(cls: Callable[_Fields, _Made]) -> Callable[_Fields, _Made]:
     return made
 
 
-
 def from_fields(cls: type[_Made]) -> Callable[[Mapping[str, object]], _Made]:
     """Makes a `cls` of a mapping of all its fields, which it copies: for one who makes the same one again and
     again with little changed. Nobody checks the fields; `__post_init__` is not called.

@@ -133,6 +133,30 @@ def test_not_every_thread_is_read_in_every_round(monkeypatch: pytest.MonkeyPatch
         assert len(read) <= others + 10
 
 
+def test_threads_beyond_the_descriptors_that_are_kept_are_read_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prismtop.counters.process.KEPT_OPEN", 2)
+    before = len(os.listdir("/proc/self/fd"))
+    reader = ProcessReader([myself()])
+    rounds = Rounds(reader)
+
+    def turn(ended: threading.Event) -> None:
+        while not ended.wait(0.001):
+            sum(range(20_000))
+
+    with threads(8, turn):
+        rounds.round(slow=False)
+        opened = len(os.listdir("/proc/self/fd")) - before
+        time.sleep(0.2)
+        rounds.round(slow=False, seconds=0.2)
+        third = rounds.round()
+    assert opened <= 2 + 1 + 3  # those two, the process's, and the main thread's
+    assert sum(name == "thread_core_id" for name, _ in third) == HOT_THREADS
+    reader.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_run_queue_waits_and_switches_come_from_schedstat_and_status(tmp_path: Path) -> None:
     rounds = Rounds(ProcessReader([ProcessId(42, 999)], proc(tmp_path, ran=0), {3: 1}))
     rounds.round()
