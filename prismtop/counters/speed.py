@@ -175,7 +175,7 @@ class SpeedReader:
         self._put(sheet, {-1: [self._work()]})
 
     def learn_at_once(self) -> None:
-        """Take the present speed for the full one: for who looks once and does not watch (3 ms)."""
+        """Take the present speed for the full one: for who looks once and does not watch (2 ms)."""
         for _ in range(BLOCK):
             self._full.setdefault(0, _FullSpeed()).take(self._work())
 
