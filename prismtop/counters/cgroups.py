@@ -10,11 +10,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from prismtop.counters.files import KeptFile, key_values, read_bytes, read_int, read_text
+from prismtop.counters.files import KeptFile, key_values, read_int, read_text
 from prismtop.counters.pressure import stall_totals
 from prismtop.counters.sheet import Sheet
 
 _NO_LIMIT = 1 << 60  # v1 writes a page-aligned LONG_MAX
+_MEMORY_FILES = (
+    *("memory.usage_in_bytes", "memory.failcnt", "memory.oom_control"),  # version 1
+    *("memory.current", "memory.events"),
+)
 _CONTROLLERS = {"cpu", "memory", "freezer"}
 _NAMES = (
     "cgroup_throttled_ratio",
@@ -105,15 +109,19 @@ class CgroupReader:
         self._proc = proc
         self._groups: dict[str, _Group] | None = None
         self._memberships = [KeptFile(f"{proc}/{pid}/cgroup") for pid in pids]
+        self._mounts = KeptFile(f"{proc}/self/mountinfo", single=False)
         self._seen: list[bytes] = []
+        self._mounted = b""
+        self._all_found = False
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
         """One round. A process that moves to another group is followed at once: a limit may be all there is
         in that group, and last for seconds.
         """
         seen = [_content(file) for file in self._memberships]
-        if slow or self._groups is None or seen != self._seen:
-            self._seen = seen
+        mounted = _content(self._mounts) if slow else self._mounted
+        if seen != self._seen or mounted != self._mounted or (slow and not self._all_found):
+            self._seen, self._mounted = seen, mounted
             self._find(sheet)
         for device, group in (self._groups or {}).items():
             group.read(sheet, device, slow)
@@ -121,10 +129,12 @@ class CgroupReader:
     def _find(self, sheet: Sheet) -> None:
         found: dict[str, _Group] = {}
         keys: set[tuple[str, ...]] = set()
+        self._all_found = True
         for pid in self._pids:
             device = f"pid {pid}"
             paths, reason = group_paths(pid, self._proc)
             if reason:
+                self._all_found = False
                 if os.path.exists(f"{self._proc}/{pid}"):
                     for name in _NAMES:
                         sheet.gap(name, device, reason)
@@ -142,7 +152,7 @@ class CgroupReader:
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._memberships:
+        for file in (*self._memberships, self._mounts):
             file.close()
         for group in (self._groups or {}).values():
             group.close()
@@ -173,9 +183,11 @@ class _Group:
             kind: KeptFile(f"{paths.unified[0]}/{kind}.pressure")
             for kind in (("cpu", "memory", "io") if paths.unified else ())
         }
+        where = paths.memory or paths.unified
+        self._memory = {name: KeptFile(f"{where[0]}/{name}") for name in _MEMORY_FILES if where}
 
     def close(self) -> None:
-        for file in (*self._stats, *self._freezers, *self._pressure.values()):
+        for file in (*self._stats, *self._freezers, *self._pressure.values(), *self._memory.values()):
             file.close()
 
     def read(self, sheet: Sheet, device: str, slow: bool) -> None:
@@ -242,7 +254,7 @@ class _Group:
 
     def _memory_v2(self, sheet: Sheet, device: str, slow: bool) -> None:
         where = self.paths.unified
-        used = read_int(f"{where[0]}/memory.current") if where else None
+        used = self._number("memory.current") if where else None
         if used is None:
             for name in ("cgroup_memory_used_bytes", "cgroup_memory_limit_bytes"):
                 sheet.gap(name, device, "its group has no memory controller")
@@ -250,7 +262,7 @@ class _Group:
         sheet.value("cgroup_memory_used_bytes", device, used)
         if slow:
             self._memory_limit(sheet, device, [read_int(f"{path}/memory.max") for path in where])
-        events = key_values(read_bytes(f"{where[0]}/memory.events") or b"")
+        events = key_values(_content(self._memory["memory.events"]))
         for name, key in (
             ("cgroup_memory_high_total", b"high"),
             ("cgroup_memory_limit_hits_total", b"max"),
@@ -263,20 +275,24 @@ class _Group:
 
     def _memory_v1(self, sheet: Sheet, device: str, slow: bool) -> None:
         where = self.paths.memory
-        used = read_int(f"{where[0]}/memory.usage_in_bytes")
+        used = self._number("memory.usage_in_bytes")
         if used is not None:
             sheet.value("cgroup_memory_used_bytes", device, used)
         if slow:
             self._memory_limit(sheet, device, [read_int(f"{path}/memory.limit_in_bytes") for path in where])
             sheet.gap("cgroup_memory_high_total", device, "version 1 of control groups does not count it")
-        hits = read_int(f"{where[0]}/memory.failcnt")
+        hits = self._number("memory.failcnt")
         if hits is not None:
             sheet.value("cgroup_memory_limit_hits_total", device, hits)
-        kills = key_values(read_bytes(f"{where[0]}/memory.oom_control") or b"").get(b"oom_kill")
+        kills = key_values(_content(self._memory["memory.oom_control"])).get(b"oom_kill")
         if kills is None:
             sheet.gap("cgroup_oom_kills_total", device, "this kernel's memory.oom_control has no oom_kill")
         else:
             sheet.value("cgroup_oom_kills_total", device, kills)
+
+    def _number(self, name: str) -> int | None:
+        text = _content(self._memory[name]).strip()
+        return int(text) if text.isdigit() else None
 
     def _memory_limit(self, sheet: Sheet, device: str, limits: Sequence[int | None]) -> None:
         known = [limit for limit in limits if limit is not None and limit < _NO_LIMIT]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 IDLE = 0x1
 CLOCK_LIMITS = {
     IDLE: "idle",
@@ -21,6 +23,7 @@ HARMFUL = 0x4 | 0x8 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 """Bits that mean: it could be faster, were it not for power or heat."""
 
 
+@lru_cache(maxsize=64)
 def clock_limit_words(bits: int) -> str:
     """The reasons in words, `none` when nothing limits the clock."""
     words = [word for bit, word in CLOCK_LIMITS.items() if bits & bit]

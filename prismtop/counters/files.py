@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 _CHUNK = 1 << 16
+_SHORT = 2048
 
 
 class KeptFile:
@@ -35,11 +37,25 @@ class KeptFile:
         if self._single:
             return data
         parts, at = [data], len(data)
-        while data:
+        # The kernel hands out whole lines, a page at a time (seq_file): what is far from a page was all. To
+        # be told so would cost as much again, where it collects everything at the beginning (vmstat).
+        while data and at > _SHORT:
             data = os.pread(self._fd, _CHUNK, at)
             parts.append(data)
             at += len(data)
         return b"".join(parts)
+
+    def holding(self, wanted: Sequence[bytes]) -> bytes:
+        """The present content, as far as it takes to have these in it; all of it when one is missing.
+
+        Raises:
+            OSError: see `read`.
+        """
+        if self._fd >= 0:
+            data = os.pread(self._fd, _CHUNK, 0)
+            if all(one in data for one in wanted):
+                return data
+        return self.read()
 
     def close(self) -> None:
         """Close it; reading opens it again."""
@@ -51,10 +67,27 @@ class KeptFile:
 def read_bytes(path: str) -> bytes | None:
     """Content of a small file; None when it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        return content(path)
     except OSError:
         return None
+
+
+def content(path: str) -> bytes:
+    """Content of a small file that is read now and then. Without Python's file object, which asks twice as
+    many questions about a file as reading it takes.
+
+    Raises:
+        OSError: as `open` and `read` do.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = part = os.read(fd, _CHUNK)
+        while part:
+            part = os.read(fd, _CHUNK)
+            data += part
+        return data
+    finally:
+        os.close(fd)
 
 
 def read_text(path: str) -> str | None:

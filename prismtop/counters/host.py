@@ -13,6 +13,14 @@ CORES_OFTEN = 64
 CORES_CLOCKED = 16
 """Clocks are read of so many cores at most: each reading may interrupt its core."""
 _PAGE = 4096
+_VMSTAT = (
+    ("host_swap_in_bytes_per_s", b"pswpin", _PAGE),
+    ("host_swap_out_bytes_per_s", b"pswpout", _PAGE),
+    ("host_major_faults_per_s", b"pgmajfault", 1),
+    ("host_direct_reclaim_per_s", b"pgscan_direct", 1),
+    ("host_oom_kills_total", b"oom_kill", 1),
+)
+_VMSTAT_LINES = tuple(b"\n" + key + b" " for _, key, _ in _VMSTAT)
 _CORE = re.compile(r"cpu(\d+)$")
 
 
@@ -100,7 +108,7 @@ class HostReader:
     def _memory(self, sheet: Sheet) -> None:
         try:
             lines = self._meminfo.read().split(b"\n", 16)
-            vm = self._vmstat.read()
+            vm = self._vmstat.holding(_VMSTAT_LINES)
         except OSError as error:
             sheet.gap("host_memory_used_bytes", "host", f"/proc/meminfo, /proc/vmstat: {error.strerror}")
             return
@@ -112,13 +120,7 @@ class HostReader:
         if b"SwapTotal:" in kib:
             swapped = kib[b"SwapTotal:"] - kib[b"SwapFree:"]
             sheet.value("host_swap_used_bytes", "host", swapped * 1024)
-        for name, key, scale in (
-            ("host_swap_in_bytes_per_s", b"pswpin", _PAGE),
-            ("host_swap_out_bytes_per_s", b"pswpout", _PAGE),
-            ("host_major_faults_per_s", b"pgmajfault", 1),
-            ("host_direct_reclaim_per_s", b"pgscan_direct", 1),
-            ("host_oom_kills_total", b"oom_kill", 1),
-        ):
+        for name, key, scale in _VMSTAT:
             total = _vmstat(vm, key)
             if total is None:
                 sheet.gap(name, "host", f"this kernel's /proc/vmstat has no {key.decode()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from prismtop.counters.clock_limits import clock_limit_words
 from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.nvidia_errors import Calls, explain
 from prismtop.counters.nvidia_events import Events
-from prismtop.counters.nvidia_fields import RATE_NAMES, Fields, read_fields
+from prismtop.counters.nvidia_fields import Fields
 from prismtop.counters.nvidia_gpm import PCIE, PROFILING, Gpm
 from prismtop.counters.nvidia_processes import DeviceProcesses, PidMap
 from prismtop.counters.sheet import Reader, Sheet
@@ -105,8 +106,6 @@ class NvidiaReader:
 
 
 def _now() -> int:
-    import time
-
     return time.monotonic_ns()
 
 
@@ -123,7 +122,7 @@ class _Gpu:
         self._gpm = Gpm(nvml, self._calls, handle)
         self._pids = pids
         self._processes = DeviceProcesses(nvml, self._calls, handle, pids)
-        self._fields = Fields(given=frozenset(RATE_NAMES))
+        self._fields = Fields(nvml, self._calls, handle)
         self._migs: list[_Mig] | None = None
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
@@ -146,7 +145,7 @@ class _Gpu:
         if not self._migs:
             self._gpm.read(sheet, self._fields.given - PCIE)
         works = frozenset() if self._migs else self._gpm.works
-        self._fields = read_fields(sheet, calls, nvml, handle, slow=slow, covered=works)
+        self._fields.read(sheet, slow=slow, covered=works)
         self._power(sheet, self._fields.power_mw)
         if not self._migs:
             self._processes.read(sheet, slow=slow)

@@ -26,7 +26,8 @@ _WORDS = {
     18: "the driver and its library have different versions: reboot, or update the container",
     25: "this driver is too old for it",
 }
-_FINAL = (3, 4, 13, 25)
+FINAL = (3, 4, 13, 25)
+"""What fails so need not be tried again soon."""
 
 
 def explain(error: Any) -> str:
@@ -57,16 +58,17 @@ class Calls:
         self, sheet: Sheet, names: Sequence[str], function: Callable[..., _T], *args: object
     ) -> _T | None:
         """What `function(*args)` returns; None after a gap for each of `names`."""
-        key = (function, args[1] if len(args) > 1 and isinstance(args[1], int) else None)
-        refused = self._refused.get(key)
-        if refused is not None:
-            if sheet.now_ns < refused:
-                return None
-            del self._refused[key]
+        if self._refused:
+            key = _key(function, args)
+            refused = self._refused.get(key)
+            if refused is not None:
+                if sheet.now_ns < refused:
+                    return None
+                del self._refused[key]
         try:
             return function(*args)
         except self._nvml.NVMLError as error:
-            self.failed(sheet, names, error, key)
+            self.failed(sheet, names, error, _key(function, args))
         return None
 
     def failed(self, sheet: Sheet, names: Sequence[str], error: Any, key: object = None) -> None:
@@ -75,7 +77,12 @@ class Calls:
         if error.value in LOST:
             self.lost_until_ns = sheet.now_ns + RETRY_NS
             self.lost_reason = reason
-        if key is not None and error.value in _FINAL:
+        if key is not None and error.value in FINAL:
             self._refused[key] = sheet.now_ns + RETRY_NS
         for name in names:
             sheet.gap(name, self.device, reason, source="nvml")
+
+
+def _key(function: object, args: Sequence[object]) -> object:
+    """Calls that differ in a number (which clock, which error counter) are refused one by one."""
+    return function, args[1] if len(args) > 1 and isinstance(args[1], int) else None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prismtop.counters.nvidia_errors import Calls, explain
+from prismtop.counters.nvidia_errors import FINAL, RETRY_NS, Calls, explain
 from prismtop.counters.sheet import Sheet
 
 MEMORY_TEMP, POWER_INSTANT = 82, 186
@@ -25,7 +25,8 @@ NOT_SUPPORTED = 3
 _FIELD_VALUE = struct.Struct("=IIqqII8s")
 """nvmlFieldValue_t: field, scope, timestamp, latency, value type, return code, value. Read by hand: an
 attribute of the binding's structures costs ten times as much."""
-_KINDS = ("<d", "<I", "<Q", "<Q", "<q", "<i", "<H")
+_NUMBERS = tuple(struct.Struct(kind).unpack_from for kind in ("<d", "<I", "<Q", "<Q", "<q", "<i", "<H"))
+"""The member of the union that the value type names (nvmlValueType_t)."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ _RATES = (
 _OFTEN = ((POWER_INSTANT, 0), (MEMORY_TEMP, 0), *(field for rate in _RATES for field, _ in rate.fields))
 _SELDOM = ((PCIE_REPLAYS, 0), *((field, _ALL_LINKS) for group in _NVLINK_ERRORS for field in group))
 RATE_NAMES = tuple(rate.name for rate in _RATES)
+_PCIE_NAMES = frozenset(name for name in RATE_NAMES if "_pcie_" in name)
 _NAMES = (
     *RATE_NAMES,
     "gpu_memory_temperature_celsius",
@@ -57,85 +59,116 @@ _NAMES = (
 )
 
 
-@dataclass(frozen=True)
+_NONE: frozenset[str] = frozenset()
+
+
 class Fields:
-    """What the fields gave: instant power, and the rates that need no other source."""
+    """The fields of one device.
 
-    power_mw: float | None = None
-    given: frozenset[str] = frozenset()
-
-
-def read_fields(
-    sheet: Sheet, calls: Calls, nvml: Any, handle: Any, *, slow: bool, covered: frozenset[str] = frozenset()
-) -> Fields:
-    """Put traffic, memory temperature and link errors on the sheet.
-
-    Args:
-        covered: rates that GPM gives. Those of PCIe are then left to it: NVML says that its byte counters may
-            wrap, and not how often.
+    Which of them are asked for is learnt: not those that the device does not have (they are tried again after
+    a minute), not the second best source of a rate while the best one works.
     """
-    wanted = [*_OFTEN, *(_SELDOM if slow else ())]
-    values = calls(sheet, _NAMES, nvml.nvmlDeviceGetFieldValues, handle, wanted)
-    if values is None:
-        return Fields()
-    found: dict[int, float] = {}
-    errors: dict[int, int] = {}
-    for field, _, _, _, kind, code, raw in _FIELD_VALUE.iter_unpack(bytes(values)):
-        if code == 0:
-            found[field] = _number(kind, raw)
-        else:
-            errors[field] = code
-    given = frozenset(rate.name for rate in _RATES if _rate(sheet, calls, nvml, rate, found, errors, covered))
-    device = calls.device
-    if MEMORY_TEMP in found:
-        sheet.value("gpu_memory_temperature_celsius", device, found[MEMORY_TEMP], source="nvml")
-    else:
-        _gap(sheet, calls, nvml, "gpu_memory_temperature_celsius", errors.get(MEMORY_TEMP, NOT_SUPPORTED))
-    if slow:
-        _errors(sheet, calls, nvml, found, errors)
-    return Fields(found.get(POWER_INSTANT), given)
 
+    def __init__(self, nvml: Any, calls: Calls, handle: Any) -> None:
+        self._nvml = nvml
+        self._calls = calls
+        self._handle = handle
+        self._refused: dict[int, int] = {}  # field: code
+        self._again_ns = 0
+        self._spare: frozenset[int] = frozenset()
+        self._asked: dict[tuple[bool, bool], list[tuple[int, int]]] = {}
+        self.power_mw: float | None = None
+        """Instant power, in the last round."""
+        self.given: frozenset[str] = frozenset(RATE_NAMES)
+        """Rates that the fields gave in the last round; before the first one those that they may give."""
 
-def _rate(
-    sheet: Sheet,
-    calls: Calls,
-    nvml: Any,
-    rate: _Rate,
-    found: Mapping[int, float],
-    errors: Mapping[int, int],
-    covered: frozenset[str],
-) -> bool:
-    """Put a rate on the sheet; False when no field has it."""
-    if rate.name in covered and "pcie" in rate.name:
-        return False
-    for (field, _), scale in rate.fields:
-        if field in found:
-            sheet.rate(rate.name, calls.device, found[field], scale, source="nvml")
-            return True
-    if rate.name not in covered:
-        _gap(sheet, calls, nvml, rate.name, errors.get(rate.fields[0][0][0], NOT_SUPPORTED))
-    return False
+    def read(self, sheet: Sheet, *, slow: bool, covered: frozenset[str] = _NONE) -> None:
+        """Put traffic, memory temperature and link errors on the sheet.
 
-
-def _errors(
-    sheet: Sheet, calls: Calls, nvml: Any, found: Mapping[int, float], errors: Mapping[int, int]
-) -> None:
-    if PCIE_REPLAYS in found:
-        sheet.value("gpu_pcie_replays_total", calls.device, found[PCIE_REPLAYS], source="nvml")
-    else:
-        _gap(sheet, calls, nvml, "gpu_pcie_replays_total", errors.get(PCIE_REPLAYS, NOT_SUPPORTED))
-    for group in _NVLINK_ERRORS:
-        counted = [found[field] for field in group if field in found]
-        if counted:
-            sheet.value("gpu_nvlink_errors_total", calls.device, sum(counted), source="nvml")
+        Args:
+            covered: rates that GPM gives. Those of PCIe are then left to it: NVML says that its byte counters
+                may wrap, and not how often.
+        """
+        calls, device = self._calls, self._calls.device
+        asked = self._wanted(slow, bool(_PCIE_NAMES & covered), sheet.now_ns)
+        values = calls(sheet, _NAMES, self._nvml.nvmlDeviceGetFieldValues, self._handle, asked)
+        if values is None:
+            self.power_mw, self.given = None, _NONE
             return
-    _gap(sheet, calls, nvml, "gpu_nvlink_errors_total", errors.get(_NVLINK_ERRORS[1][0], NOT_SUPPORTED))
+        found: dict[int, float] = {}
+        errors = self._refused.copy()
+        for field, _, _, _, kind, code, raw in _FIELD_VALUE.iter_unpack(bytes(values)):
+            if code == 0:
+                found[field] = _NUMBERS[kind if kind < len(_NUMBERS) else 2](raw)[0]
+            else:
+                errors[field] = code
+        if len(errors) > len(self._refused):
+            self._learn(errors)
+        self.power_mw = found.get(POWER_INSTANT)
+        self._rates(sheet, found, errors, covered)
+        if MEMORY_TEMP in found:
+            sheet.value("gpu_memory_temperature_celsius", device, found[MEMORY_TEMP], source="nvml")
+        else:
+            self._gap(sheet, "gpu_memory_temperature_celsius", errors.get(MEMORY_TEMP, NOT_SUPPORTED))
+        if slow:
+            self._errors(sheet, found, errors)
 
+    def _wanted(self, slow: bool, pcie_covered: bool, now_ns: int) -> list[tuple[int, int]]:
+        if now_ns >= self._again_ns:
+            self._again_ns = now_ns + RETRY_NS
+            self._refused.clear()
+            self._spare = frozenset()
+            self._asked.clear()
+        asked = self._asked.get((slow, pcie_covered))
+        if asked is None:
+            left_out = {_PCIE_TX, _PCIE_RX} if pcie_covered else set()
+            left_out |= self._refused.keys() | self._spare
+            every = (*_OFTEN, *(_SELDOM if slow else ()))
+            asked = self._asked[slow, pcie_covered] = [one for one in every if one[0] not in left_out]
+        return asked
 
-def _gap(sheet: Sheet, calls: Calls, nvml: Any, name: str, code: int) -> None:
-    sheet.gap(name, calls.device, explain(nvml.NVMLError(code)), source="nvml")
+    def _learn(self, errors: Mapping[int, int]) -> None:
+        """What failed for good is not asked for again soon; of what failed otherwise the second best is."""
+        self._refused = {field: code for field, code in errors.items() if code in FINAL}
+        self._spare = frozenset()
+        self._asked.clear()
 
+    def _rates(
+        self, sheet: Sheet, found: Mapping[int, float], errors: Mapping[int, int], covered: frozenset[str]
+    ) -> None:
+        given = []
+        for rate in _RATES:
+            if rate.name in covered and rate.name in _PCIE_NAMES:
+                continue
+            for at, ((field, _), scale) in enumerate(rate.fields):
+                if field in found:
+                    given.append(rate.name)
+                    sheet.rate(rate.name, self._calls.device, found[field], scale, source="nvml")
+                    self._enough({spare for (spare, _), _ in rate.fields[at + 1 :]})
+                    break
+            else:
+                if rate.name not in covered:
+                    self._gap(sheet, rate.name, errors.get(rate.fields[0][0][0], NOT_SUPPORTED))
+        if len(given) != len(self.given) or not self.given.issuperset(given):
+            self.given = frozenset(given)
 
-def _number(kind: int, raw: bytes) -> float:
-    """The member of the union that `valueType` names (nvmlValueType_t)."""
-    return float(struct.unpack_from(_KINDS[kind] if kind < len(_KINDS) else "<Q", raw)[0])
+    def _enough(self, spare: set[int]) -> None:
+        if not spare <= self._spare:
+            self._spare |= spare
+            self._asked.clear()
+
+    def _errors(self, sheet: Sheet, found: Mapping[int, float], errors: Mapping[int, int]) -> None:
+        device = self._calls.device
+        if PCIE_REPLAYS in found:
+            sheet.value("gpu_pcie_replays_total", device, found[PCIE_REPLAYS], source="nvml")
+        else:
+            self._gap(sheet, "gpu_pcie_replays_total", errors.get(PCIE_REPLAYS, NOT_SUPPORTED))
+        for group in _NVLINK_ERRORS:
+            counted = [found[field] for field in group if field in found]
+            if counted:
+                sheet.value("gpu_nvlink_errors_total", device, sum(counted), source="nvml")
+                return
+        self._gap(sheet, "gpu_nvlink_errors_total", errors.get(_NVLINK_ERRORS[1][0], NOT_SUPPORTED))
+
+    def _gap(self, sheet: Sheet, name: str, code: int) -> None:
+        sheet.gap(name, self._calls.device, explain(self._nvml.NVMLError(code)), source="nvml")

@@ -6,6 +6,7 @@ of the device that are at least 100 ms apart.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -122,7 +123,9 @@ class Gpm:
             self.works = frozenset()
             return
         works = set()
-        results = _METRIC.iter_unpack(bytes(request)[_METRICS_AT : _METRICS_AT + len(METRICS) * _METRIC.size])
+        # Not all of it: there is room for hundreds of metrics.
+        size = _METRICS_AT + len(METRICS) * _METRIC.size
+        results = _METRIC.iter_unpack(ctypes.string_at(ctypes.addressof(request), size)[_METRICS_AT:])
         for (name, scale), (_, code, value) in zip(METRICS.values(), results, strict=True):
             if code == 0:
                 works.add(name)

@@ -20,6 +20,8 @@ HOT_THREADS = 5
 HOT_ABOVE = 0.005
 """A thread that uses less of a core than this is not hot."""
 MAX_THREADS = 4096
+KEPT_OPEN = 256
+"""Descriptors for threads that are not hot: read so, a thread costs half."""
 _TURN = 2
 """Slow periods in which each of the other threads is read once."""
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -44,12 +46,13 @@ class _Thread:
     delay_s: float | None = None
     readings: int = 0
     files: tuple[KeptFile, KeptFile, KeptFile] | None = None
+    kept: KeptFile | None = None
     device: str = ""
     core: int | None = None
 
     def take(self, data: bytes, now_ns: int) -> None:
         """Content of its `schedstat`: ns run, ns waited for a core, times it was given one."""
-        ran, waited, slices = (int(word) for word in data.split()[:3])
+        ran, waited, slices = map(int, data.split()[:3])
         if self.readings and now_ns > self.at_ns:
             elapsed = now_ns - self.at_ns
             self.cpu = (ran - self.ran_ns) / elapsed
@@ -63,6 +66,9 @@ class _Thread:
         for file in self.files or ():
             file.close()
         self.files = None
+        if self.kept is not None:
+            self.kept.close()
+            self.kept = None
 
 
 @dataclass
@@ -95,6 +101,7 @@ class ProcessReader:
         self, targets: Sequence[ProcessId], proc: str = "/proc", nodes: Mapping[int, int] | None = None
     ) -> None:
         self._nodes = nodes or {}
+        self._kept_open = 0
         self._processes = [
             _Process(
                 target, f"{proc}/{target.pid}", KeptFile(f"{proc}/{target.pid}/stat"), f"pid {target.pid}"
@@ -135,10 +142,14 @@ class ProcessReader:
         for process in self._processes:
             self._let_go(process)
 
+    def _close(self, thread: _Thread) -> None:
+        self._kept_open -= thread.kept is not None
+        thread.close()
+
     def _let_go(self, process: _Process) -> None:
         process.stat.close()
         for thread in process.threads.values():
-            thread.close()
+            self._close(thread)
         process.threads.clear()
         process.hot.clear()
 
@@ -200,7 +211,7 @@ class ProcessReader:
         if not process.schedstat:
             sheet.gap("process_runq_wait_ratio", process.device, _NO_SCHEDSTAT)
         elif process.rounds:
-            waiting = sum(thread.waiting for thread in process.threads.values())
+            waiting = sum([thread.waiting for thread in process.threads.values()])
             sheet.value("process_runq_wait_ratio", process.device, waiting)
         if counted:
             sheet.value("process_voluntary_switches_per_s", process.device, voluntary)
@@ -225,7 +236,7 @@ class ProcessReader:
         wanted = wanted[:HOT_THREADS]
         for thread in process.hot:
             if thread not in wanted:
-                thread.close()
+                self._close(thread)
                 sheet.forget(thread.device)
         for thread in wanted:
             if thread.files is None:
@@ -233,6 +244,7 @@ class ProcessReader:
         process.hot = wanted
 
     def _heat(self, process: _Process, thread: _Thread) -> None:
+        self._close(thread)
         where = f"{process.where}/task/{thread.tid}"
         comm = safe_text((read_bytes(f"{where}/comm") or b"?").decode("utf-8", "replace").rstrip("\n"), 16)
         thread.device = f"{process.device} tid {thread.tid} {comm}"
@@ -246,7 +258,11 @@ class ProcessReader:
 
     def _cold(self, sheet: Sheet, process: _Process, thread: _Thread) -> bool:
         """Read a thread whose turn it is; False when it is gone."""
-        data = read_bytes(f"{process.where}/task/{thread.tid}/schedstat")
+        try:
+            data = self._schedstat_of(process, thread)
+        except ProcessLookupError:  # its number may be another thread's by now
+            self._drop(sheet, process, thread)
+            return False
         if data:
             thread.take(data, sheet.now_ns)
             return True
@@ -256,8 +272,23 @@ class ProcessReader:
         self._drop(sheet, process, thread)
         return False
 
+    def _schedstat_of(self, process: _Process, thread: _Thread) -> bytes | None:
+        """Of a thread that is not hot; None when it cannot be read. Raises ProcessLookupError: it ended."""
+        path = f"{process.where}/task/{thread.tid}/schedstat"
+        if thread.kept is None:
+            if self._kept_open >= KEPT_OPEN:
+                return read_bytes(path)
+            thread.kept = KeptFile(path)
+            self._kept_open += 1
+        try:
+            return thread.kept.read()
+        except ProcessLookupError:
+            raise
+        except OSError:
+            return None
+
     def _drop(self, sheet: Sheet, process: _Process, thread: _Thread) -> None:
-        thread.close()
+        self._close(thread)
         if thread in process.hot:
             process.hot.remove(thread)
             sheet.forget(thread.device)
@@ -311,16 +342,14 @@ class ProcessReader:
     def _seldom(self, sheet: Sheet, process: _Process) -> None:
         device = process.device
         status = read_bytes(f"{process.where}/status") or b""
-        fields = {
-            key: value.strip() for key, _, value in (line.partition(b":") for line in status.splitlines())
-        }
-        if b"VmSwap" in fields:
-            sheet.value("process_swap_bytes", device, int(fields[b"VmSwap"].split()[0]) * 1024)
+        swap = _line(status, b"VmSwap")
+        if swap:
+            sheet.value("process_swap_bytes", device, int(swap.split()[0]) * 1024)
         for name, key in (
             ("process_cores_allowed_count", b"Cpus_allowed_list"),
             ("process_memory_nodes_allowed_count", b"Mems_allowed_list"),
         ):
-            allowed = fields.get(key, b"").decode("ascii", "replace")
+            allowed = _line(status, key).decode("ascii", "replace")
             if allowed:
                 sheet.value(name, device, len(expand_list(allowed)), text=safe_text(allowed, 120))
         if self._nodes:
@@ -347,3 +376,9 @@ class ProcessReader:
             _, found, rest = data.partition(b"\n" + key)
             if found:
                 sheet.rate(name, process.device, int(rest.split(None, 1)[0]))
+
+
+def _line(status: bytes, key: bytes) -> bytes:
+    """What `status` says under a key; empty when it does not say it."""
+    _, _, rest = status.partition(b"\n" + key + b":")
+    return rest[: rest.find(b"\n")].strip()

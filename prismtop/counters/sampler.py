@@ -25,6 +25,10 @@ FAST_HZ = (10.0, 20.0)
 MAX_SHARE = 0.2
 """A round that takes a larger share of its period makes the period longer."""
 KEPT_ROUNDS = 4096
+APART_NS = 5_000_000
+"""Lanes have their rounds right after one another: on a core that has just been woken, with what they share
+in its caches, and their readings come in one piece. Not at once: they would wait for the interpreter's lock.
+"""
 _CLOSE_S = 2.0
 
 Opener = Callable[[Sheet], Sequence[Reader]]
@@ -41,7 +45,11 @@ class Sampler:
 
     def __init__(self, lanes: dict[str, Opener], hz: float = 1.0) -> None:
         self._out: deque[tuple[Counter, ...]] = deque(maxlen=KEPT_ROUNDS)
-        self._lanes = [_Lane(name, opener, hz, self._out) for name, opener in lanes.items()]
+        origin_ns = time.monotonic_ns()
+        self._lanes = [
+            _Lane(name, opener, hz, self._out, origin_ns + at * APART_NS)
+            for at, (name, opener) in enumerate(lanes.items())
+        ]
         for lane in self._lanes:
             lane.start()
 
@@ -72,13 +80,16 @@ class Sampler:
 
 
 class _Lane(threading.Thread):
-    def __init__(self, name: str, opener: Opener, hz: float, out: deque[tuple[Counter, ...]]) -> None:
+    def __init__(
+        self, name: str, opener: Opener, hz: float, out: deque[tuple[Counter, ...]], origin_ns: int
+    ) -> None:
         super().__init__(name=f"prismtop-counters-{name}", daemon=True)
         self._lane = name
         self._opener = opener
         self._period_ns = int(1e9 / hz)
         self._slow_ns = max(self._period_ns, int(SLOW_S * self._period_ns))
         self._out = out
+        self._origin_ns = origin_ns
         self._ended = False
         self._wake = threading.Event()
         self._fast: tuple[int, int] | None = None  # period, and when it ends
@@ -148,7 +159,9 @@ class _Lane(threading.Thread):
         while not self._ended:
             now = time.monotonic_ns()
             period = max(self._period(now), int(took / MAX_SHARE))
-            left = started + period - now
+            # One that reads more often, or cannot keep up, has a rhythm of its own.
+            origin = self._origin_ns if period == self._period_ns else started
+            left = next_round(started, period, origin) - now
             if left <= 0:
                 return
             self._wake.wait(left / 1e9)
@@ -165,6 +178,15 @@ class _Lane(threading.Thread):
         made = sheet.take()
         if made:
             self._out.append(made)
+
+
+def next_round(started_ns: int, period_ns: int, origin_ns: int) -> int:
+    """When the round after one that began at `started_ns` is due: the multiple of the period since
+    `origin_ns` that is nearest to a period later, so at most half of one too late.
+    """
+    half = period_ns // 2
+    due = started_ns + period_ns
+    return due - ((due - origin_ns + half) % period_ns - half)
 
 
 def host_readers(group: Group | None, proc: str = "/proc", sys: str = "/sys") -> Sequence[Reader]:

@@ -1,7 +1,7 @@
 """Times a short fixed piece of work on the core of a thread that it is told: a process of its own, which
 waits there for its turn without holding anybody up. Run as a file; imports nothing of ours.
 
-Lines in: the path of a thread's `stat` (proc(5)). Lines out, four a second: the core that it ran on last, CPU
+Lines in: the path of a thread's `stat` (proc(5)). Lines out, three a second: the core that it ran on last, CPU
 time of the work there in ns, CPU time of this process so far in ns; `-1 errno 0` when it cannot run there. It
 ends with its input; while nobody reads what it says it waits.
 """
@@ -13,7 +13,7 @@ import re
 import select
 import time
 
-PERIOD_S = 0.25
+PERIOD_S = 0.33
 REPEATS = 3
 """Of one timing the shortest of so many counts. Caches are cold in the first, an interrupt may hit one."""
 _PROCESSOR = 36
@@ -22,7 +22,7 @@ _PROCESSOR = 36
 # Python's matcher is an interpreter in C: branches and loads from the first cache, as in the host code of an
 # engine; it keeps the interpreter lock and calls nothing. Beside a busy sibling it takes 1.7 times as long, a
 # loop in Python 1.9 times, a multiplication of long numbers 1.3 times.
-_TEXT = "alpha beta 12 gamma," * 20
+_TEXT = "alpha beta 12 gamma," * 10
 _match = re.compile(r"(\d+)\D+(\d+)x").findall
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prismtop.model.construct import from_fields
+
 
 @dataclass(frozen=True)
 class Counter:
@@ -36,3 +38,6 @@ class Counter:
     def key(self) -> tuple[str, str]:
         """(name, device): what makes it one series."""
         return self.name, self.device
+
+
+new_counter = from_fields(Counter)

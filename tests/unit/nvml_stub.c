@@ -117,6 +117,7 @@ R nvmlDeviceGetFieldValues(void *h, int n, fv *f) {
         f[k].ts = us(); f[k].vt = 3; f[k].ret = OK;
         char key[32]; snprintf(key, sizeof key, "field%u", f[k].fieldId);
         R p = planned(key, i);
+        if (p == 1000) { f[k].v.ull_ = 1024 * C->nv_kib[i]; continue; } /* one that newer drivers have */
         if (p) { f[k].ret = p; continue; }
         switch (f[k].fieldId) {
         case 138: case 139: if (f[k].scopeId != 0xffffffffu) f[k].ret = INVAL; f[k].v.ull_ = C->nv_kib[i]; break;

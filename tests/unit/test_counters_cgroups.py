@@ -158,6 +158,19 @@ def test_a_process_that_moves_is_followed_at_once(tmp_path: Path) -> None:
     assert value(rounds.round(slow=False), "cgroup_memory_used_bytes", DEVICE) == 77
 
 
+def test_what_is_mounted_later_is_found(tmp_path: Path) -> None:
+    leaf, reader = v2(tmp_path)
+    plant(tmp_path / "proc", {"self/mountinfo": ""})
+    rounds = Rounds(reader)
+    assert "no control group hierarchy" in reason(rounds.round(), "cgroup_memory_used_bytes", DEVICE)
+    at = leaf.parents[2]
+    plant(tmp_path / "proc", {"self/mountinfo": V2.format(root="/", at=at)})
+    assert value(rounds.round(), "cgroup_memory_used_bytes", DEVICE) == 1000
+    plant(leaf.parent, {"memory.current": "7000\n"})
+    plant(tmp_path / "proc", {"self/mountinfo": V2.format(root="/kubepods/pod1/app", at=leaf.parent)})
+    assert value(rounds.round(), "cgroup_memory_used_bytes", DEVICE) == 7000
+
+
 def test_a_frozen_group_is_seen(tmp_path: Path) -> None:
     leaf, reader = v2(tmp_path)
     plant(leaf, {"cgroup.events": "populated 1\nfrozen 0\n"})

@@ -293,6 +293,44 @@ def test_each_rate_has_one_source_in_every_round(library: Path, tmp_path: Path) 
     assert told["sources"] == [[[name, "gpm", True] for name in names]] * 3
 
 
+def test_fields_are_asked_for_as_long_as_they_may_be_of_use(library: Path, tmp_path: Path) -> None:
+    """Not what the device does not have, for a minute; not PCIe beside GPM; not the second best source."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        import pynvml
+        asked = []
+        original = pynvml.nvmlDeviceGetFieldValues
+        def asking(handle, fields):
+            asked.append([field for field, _ in fields])
+            return original(handle, fields)
+        pynvml.nvmlDeviceGetFieldValues = asking
+        newer = dict(field202=1000, field204=1000)
+        scene.errors(field82=3, **newer)
+        c.ngpu = 1
+        scene.open()
+        for _ in range(2):
+            scene.round()
+        scene.errors(field138=10, **newer)
+        scene.round()
+        scene.round()
+        scene.errors(**newer)
+        scene.round()
+        last = scene.round(seconds=61)
+        scene.reader.close()
+        often = {186, 82, 197, 198, 138, 202, 139, 204}
+        tell(last, asked=[sorted(often.intersection(fields)) for fields in asked])
+        """,
+    )
+    first, second, failing, helped, again, last = told["asked"]
+    assert first == [82, 138, 139, 186, 197, 198, 202, 204]
+    assert second == failing == [138, 139, 186]
+    assert helped == again == [138, 139, 186, 202]
+    assert last == [82, 138, 139, 186, 202, 204]
+    assert told["rounds"][0]["gpu_memory_temperature_celsius gpu 0"][0] is not None
+
+
 def test_a_gpu_before_hopper_says_what_profiling_needs(library: Path, tmp_path: Path) -> None:
     told = play(
         library,

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from prismtop.counters.files import KeptFile
 from prismtop.counters.process import HOT_THREADS, ProcessReader
 from prismtop.model import ProcessId
 from prismtop.targets.procfs import read_stat
@@ -111,17 +112,15 @@ def test_a_thread_that_ends_is_forgotten() -> None:
 
 def test_not_every_thread_is_read_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 60 sleeping threads each takes its turn once in two slow periods of five rounds."""
-    import prismtop.counters.process as module
-
     read: list[str] = []
-    original = module.read_bytes
+    original = KeptFile.read
 
-    def counting(path: str) -> bytes | None:
-        if path.endswith("schedstat"):
-            read.append(path)
-        return original(path)
+    def counting(file: KeptFile) -> bytes:
+        if file.path.endswith("schedstat") and f"/task/{PID}/" not in file.path:
+            read.append(file.path)
+        return original(file)
 
-    monkeypatch.setattr(module, "read_bytes", counting)
+    monkeypatch.setattr(KeptFile, "read", counting)
     rounds = Rounds(ProcessReader([myself()]))
     with threads(60):
         for _ in range(3):
@@ -132,6 +131,30 @@ def test_not_every_thread_is_read_in_every_round(monkeypatch: pytest.MonkeyPatch
         others = threading.active_count() - 1
         assert len(set(read)) >= others - HOT_THREADS
         assert len(read) <= others + 10
+
+
+def test_threads_beyond_the_descriptors_that_are_kept_are_read_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prismtop.counters.process.KEPT_OPEN", 2)
+    before = len(os.listdir("/proc/self/fd"))
+    reader = ProcessReader([myself()])
+    rounds = Rounds(reader)
+
+    def turn(ended: threading.Event) -> None:
+        while not ended.wait(0.001):
+            sum(range(20_000))
+
+    with threads(8, turn):
+        rounds.round(slow=False)
+        opened = len(os.listdir("/proc/self/fd")) - before
+        time.sleep(0.2)
+        rounds.round(slow=False, seconds=0.2)
+        third = rounds.round()
+    assert opened <= 2 + 1 + 3  # those two, the process's, and the main thread's
+    assert sum(name == "thread_core_id" for name, _ in third) == HOT_THREADS
+    reader.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_run_queue_waits_and_switches_come_from_schedstat_and_status(tmp_path: Path) -> None:

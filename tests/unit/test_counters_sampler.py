@@ -11,7 +11,7 @@ import pytest
 
 from prismtop.counter_history import CounterHistory
 from prismtop.counters.align import counters_during, is_current, readings_during
-from prismtop.counters.sampler import Opener, Sampler, make_sampler
+from prismtop.counters.sampler import Opener, Sampler, make_sampler, next_round
 from prismtop.counters.sheet import Sheet
 from prismtop.model import Counter
 from prismtop.session import Session
@@ -270,6 +270,34 @@ def test_a_counter_that_never_had_a_value_keeps_its_reason() -> None:
     assert found.reason == "not supported"
 
 
+def test_what_a_frame_was_given_stays_as_it_was() -> None:
+    history = history_of(*(reading(at_s, at_s) for at_s in range(1, 4)))
+    given = history.values
+    history.add([reading(3.5, 3.5)])
+    history.add([reading(4, 4)])
+    assert given[reading(1).key] == (1, 2, 3)
+    assert history.values[reading(1).key] == (1, 2, 3.5, 4)
+
+
+def test_a_history_is_as_long_as_it_should_be() -> None:
+    history = CounterHistory(points=5)
+    lengths = []
+    for at_s in range(1, 40):
+        history.add([reading(at_s, at_s)])
+        lengths.append(len(history.values[reading(1).key]))
+    assert lengths == [1, 2, 3, 4] + [5] * 35
+    assert history.values[reading(1).key] == (35, 36, 37, 38, 39)
+
+
+def test_seconds_without_a_reading_are_gaps() -> None:
+    history = CounterHistory(points=5)
+    history.add([reading(1, 1)])
+    history.add([reading(4, 4)])
+    assert history.values[reading(1).key] == (1, None, None, 4)
+    history.add([reading(100, 5)])
+    assert history.values[reading(1).key] == (None, None, None, None, 5)
+
+
 def test_series_that_ended_leave_the_history_and_the_others_stay() -> None:
     history = CounterHistory(points=10)
     history.add([reading(0, name="thread"), reading(0, name="host")])
@@ -286,3 +314,16 @@ def test_frames_share_the_history_of_series_that_did_not_change() -> None:
     assert history.values["b", "host"] is before["b", "host"]
     assert history.values["a", "host"] == (1.0, 1.0)
     assert before["a", "host"] == (1.0,)
+
+
+def test_rounds_are_at_multiples_of_their_period() -> None:
+    origin = 7 * S + 5
+    assert next_round(origin, S, origin) == origin + S
+    assert next_round(origin + S // 10, S, origin) == origin + S
+    assert next_round(origin + S - S // 10, S, origin) == origin + 2 * S
+
+
+def test_a_round_is_never_due_more_than_half_a_period_too_late_or_too_early() -> None:
+    waits = [next_round(start, S, 12345) - start for start in range(20 * S, 22 * S, S // 97)]
+    assert min(waits) >= S // 2
+    assert max(waits) <= S + S // 2
