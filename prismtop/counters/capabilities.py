@@ -28,7 +28,7 @@ _GPU = "Needs a GPU that has it, and its driver; for an Intel GPU Level Zero (li
 FIXES = {
     "host.cpu": "Mount /proc of the host.",
     "host.frequency": "In a virtual machine the host hides it; elsewhere load a cpufreq driver.",
-    "host.speed": "Let prismtop run for ten seconds: full speed is what it saw.",
+    "host.speed": "Let prismtop run for 15 seconds: full speed is what it saw.",
     "host.memory": "Mount /proc of the host.",
     "host.pressure": "Boot with psi=1, on a kernel with CONFIG_PSI.",
     "host.network": "Mount /proc of the host.",

@@ -1,9 +1,9 @@
 """Times a short fixed piece of work on the core of a thread that it is told: a process of its own, which
 waits there for its turn without holding anybody up. Run as a file; imports nothing of ours.
 
-Lines in: the path of a thread's `stat` (proc(5)). Lines out, three a second: the core that it ran on last, CPU
-time of the work there in ns, CPU time of this process so far in ns; `-1 errno 0` when it cannot run there. It
-ends with its input; while nobody reads what it says it waits.
+Lines in: the path of a thread's `stat` (proc(5)). Lines out, three a second: the core that it ran on last,
+CPU time of the work there in ns, CPU time of this process so far in ns; `-1 errno 0` when it cannot run
+there. It ends with its input; while nobody reads what it says it waits.
 """
 
 from __future__ import annotations
