@@ -119,7 +119,9 @@ def test_an_engine_of_many_threads_is_traced(way, process: Callable[[str], int])
     events = list(collector.events())
     reason = collector.after().reason
     assert reason.startswith(way[0])
-    assert sum(event.tid == pid and event.name == "oncpu" for event in events) >= 40, reason
+    # perf is told of no switch from an idle core (Linux 6.18): that there are some is all that is sure.
+    least = 40 if way[0] == "bpftrace" else 1
+    assert sum(event.tid == pid and event.name == "oncpu" for event in events) >= least, reason
 
 
 @pytest.mark.parametrize("way", WAYS, ids=[way[0] for way in WAYS])
