@@ -169,7 +169,7 @@ def test_decode_batches_have_the_stages_of_the_engine(server: Server, session: S
 
 
 def test_an_attach_under_load_sees_every_batch_from_then_on(server: Server, group: Group) -> None:
-    rounds = "60" if server.kind == "vllm" else "8"  # its steps take 1.5 ms
+    rounds = "150" if server.kind == "vllm" else "8"  # its steps take 1.5 ms
     load = server.load("--n", "6", "--rounds", rounds, "--max-tokens", "100", "--chat")
     try:
         time.sleep(1.5)
@@ -219,7 +219,7 @@ def test_requests_have_their_latencies(server: Server, session: Session) -> None
 
 
 def test_watch_prints_the_batches_of_a_loaded_engine(server: Server) -> None:
-    load = server.load("--n", "4", "--rounds", "60", "--max-tokens", "80", "--chat")
+    load = server.load("--n", "4", "--rounds", "400", "--max-tokens", "80", "--chat")
     try:
         with watching(server.pid, "-n", "200", "--duration", "90") as watch:
             code, err = watch.finish(120)
