@@ -38,7 +38,7 @@ class TracingFailed(Exception):
     """Why a tool does not trace: half a sentence."""
 
 
-def _wanted() -> bool:
+def _never() -> bool:
     return False
 
 
@@ -81,7 +81,7 @@ class PerfTracing:
         TracingFailed: it does not begin.
     """
 
-    def __init__(self, tids: Sequence[int], seconds: float, give_up: GiveUp = _wanted) -> None:
+    def __init__(self, tids: Sequence[int], seconds: float, give_up: GiveUp = _never) -> None:
         perf = shutil.which("perf") or "perf"
         version = perf_version(perf) or (0, 0)
         self.how = f"perf {version[0]}.{version[1]}"
@@ -180,7 +180,7 @@ class BpftraceTracing:
     how = "bpftrace"
     every_thread = False
 
-    def __init__(self, tids: Sequence[int], seconds: float, give_up: GiveUp = _wanted) -> None:
+    def __init__(self, tids: Sequence[int], seconds: float, give_up: GiveUp = _never) -> None:
         self.cut = False
         switched = _any(("$left", "$came"), tids)
         program = BPFTRACE.format(switched=switched, woken=_any(("$woken",), tids))
@@ -224,7 +224,7 @@ class BpftraceTracing:
         self._leash.close()
 
 
-def run_bpftrace(program: str, seconds: float, give_up: GiveUp = _wanted) -> Leash:
+def run_bpftrace(program: str, seconds: float, give_up: GiveUp = _never) -> Leash:
     """bpftrace with its probes attached.
 
     Args:
