@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from prismtop.diagnosis.signs import DOWN, EITHER, Hypothesis, Sign
 
+UNKNOWN = "unknown"
 CAUSE_IDS = (
     "gpu_clock_limited",
     "cpu_frequency",
@@ -32,7 +33,7 @@ CAUSE_IDS = (
     "straggler_rank",
     "workload_change",
     "regime_change",
-    "unknown",
+    UNKNOWN,
 )
 """Stable: scripts match them."""
 

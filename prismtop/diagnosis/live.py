@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, with_derived
 from prismtop.diagnosis.evidence import Evidence, Point
+from prismtop.diagnosis.hypotheses import UNKNOWN
 from prismtop.diagnosis.observations import Observation, observe
 from prismtop.diagnosis.ranking import MOST, NAMED, rank
 from prismtop.diagnosis.worst import LostTime, Span, within
@@ -39,7 +40,6 @@ ANSWER_SHARE = 0.005
 """Share of a core that answers may take in the long run: in a storm of alerts they come later."""
 ANSWER_BURST_S = 0.4
 """CPU seconds of answers that may come at once."""
-UNKNOWN = "unknown"
 CHANGED = 0.03
 """Scores that moved by less are the same answer."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from prismtop.diagnosis.evidence import Effect, Evidence
-from prismtop.diagnosis.hypotheses import HYPOTHESES, NOTHING_TEXT, UNKNOWN_STEP, UNKNOWN_TEXT
+from prismtop.diagnosis.hypotheses import HYPOTHESES, NOTHING_TEXT, UNKNOWN, UNKNOWN_STEP, UNKNOWN_TEXT
 from prismtop.diagnosis.signals import SIGNALS, written
 from prismtop.diagnosis.signs import DOWN, UP, Hypothesis, Sign
 from prismtop.model import Cause
@@ -212,7 +212,7 @@ def _unknown(evidence: Evidence, causes: Sequence[Cause]) -> Cause:
     ]
     slower = evidence.slower is not None and evidence.slower > 0.02
     return Cause(
-        id="unknown",
+        id=UNKNOWN,
         score=round(1 - (causes[0].score if causes else 1 - HIGHEST), 3),
         text=f"{UNKNOWN_TEXT if moved or slower else NOTHING_TEXT}.",
         evidence=tuple(moved),
