@@ -23,6 +23,7 @@ from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.merge import WrittenTrace, write_trace
 from prismtop.errors import PrismtopError, UnavailableError
 from prismtop.model import Capture, Frame
+from prismtop.one_thread import ONE_THREAD
 from prismtop.safe_text import safe_text
 from prismtop.sources.deep_link import FetchedDeep
 
@@ -31,7 +32,6 @@ NICE = 5
 _SIZE_BYTES = 8
 _SAID_BYTES = 1 << 16
 _END_S = 0.5
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Apart:
@@ -94,7 +94,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._said,
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)},
+                env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)},
             )
         except OSError:
             os.close(self._said)

@@ -12,10 +12,10 @@ import os
 from collections.abc import Sequence
 from typing import TypeAlias
 
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    # Before numpy loads its BLAS: a second thread gains nothing at these sizes and takes a core that the
-    # engine needs.
-    os.environ.setdefault(_name, "1")
+from prismtop.one_thread import ONE_THREAD
+
+for _name, _value in ONE_THREAD.items():
+    os.environ.setdefault(_name, _value)
 
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from prismtop.latency.ridge import Vector
+from prismtop.one_thread import ONE_THREAD
 
 Node: TypeAlias = "float | tuple[int, float, Node, Node]"
 """A leaf's value, or (feature, threshold, if at most, else)."""
@@ -26,7 +27,6 @@ TREES = 50
 LEAVES = 8
 LEARNING_RATE = 0.12
 APART_TIMEOUT_S = 120.0
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class Forest:
@@ -86,7 +86,7 @@ def learn_apart(rows: Vector, targets: Vector) -> Forest:
         [sys.executable, "-m", "prismtop.latency.trees"],
         input=table.getvalue(),
         capture_output=True,
-        env={**os.environ, **_ONE_THREAD},
+        env={**os.environ, **ONE_THREAD},
         timeout=APART_TIMEOUT_S,
         check=False,
     )

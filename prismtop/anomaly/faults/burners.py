@@ -17,6 +17,7 @@ from prismtop.anomaly.faults.burn_source import SOURCE
 from prismtop.anomaly.guard import Guard
 from prismtop.anomaly.scenario import AVAILABLE, Availability, Request
 from prismtop.errors import UnavailableError
+from prismtop.one_thread import ONE_THREAD
 
 COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno")
@@ -139,9 +140,8 @@ def _start(guard: Guard, request: Request, kind: str, cpus: tuple[int, ...]) -> 
     program = build(request.work_dir)
     if program:
         return guard.spawn([program, kind, *numbers, str(_STREAM_MB)], cpus=cpus)
-    alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     argv = [sys.executable, "-c", _NUMPY, kind, *numbers]
-    return guard.spawn(argv, env={**os.environ, **alone}, cpus=cpus)
+    return guard.spawn(argv, env={**os.environ, **ONE_THREAD}, cpus=cpus)
 
 
 def _until_they_end(guard: Guard, workers: list[int]) -> Iterator[float]:
