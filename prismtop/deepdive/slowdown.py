@@ -85,12 +85,7 @@ def _expected(batch: Batch) -> int:
 def _values(batches: Sequence[Batch], expected: bool) -> list[float]:
     if not expected:
         return [float(cost) for batch in batches if (cost := cost_ns(batch))]
-    return [
-        (cost if batch.prediction and batch.prediction.basis == "period" else batch.duration_ns)
-        / _expected(batch)
-        for batch in batches
-        if (cost := cost_ns(batch))
-    ]
+    return [(batch.judged_ns or cost) / _expected(batch) for batch in batches if (cost := cost_ns(batch))]
 
 
 def mann_whitney_z(before: Sequence[float], after: Sequence[float]) -> float:

@@ -185,8 +185,8 @@ def _excess(batch: Batch) -> float | None:
     expected = batch.prediction
     if expected is None or expected.expected_ns <= 0:
         return None
-    value = batch.period_ns if expected.basis == "period" else batch.duration_ns
-    return None if value is None else value / expected.expected_ns
+    took = batch.judged_ns
+    return None if took is None else took / expected.expected_ns
 
 
 def _skew(batch: Batch) -> tuple[float | None, int | None]:

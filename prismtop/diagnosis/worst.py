@@ -51,7 +51,7 @@ class LostTime:
             expected = batch.prediction
             if expected is None or expected.expected_ns <= 0:
                 continue
-            took = batch.period_ns if expected.basis == "period" else batch.duration_ns
+            took = batch.judged_ns
             if took is None:
                 continue
             at = batch.start_ns // STRETCH_NS

@@ -197,7 +197,7 @@ def _fit(seen: Sequence[Seen], truths: Sequence[Truth]) -> FitScore | None:
         prediction = one.batch.prediction
         if prediction is None or (truths and _inside(one.batch, truths)):
             continue
-        actual = one.batch.period_ns if prediction.basis == "period" else one.batch.duration_ns
+        actual = one.batch.judged_ns
         if not actual:
             continue
         error = abs(prediction.expected_ns - actual) / actual

@@ -164,6 +164,14 @@ class Batch:
         """End of the last stage."""
         return self.start_ns + self.duration_ns
 
+    @property
+    def judged_ns(self) -> int | None:
+        """The time that its prediction is about: the period under overlapped scheduling, None without one;
+        else the duration.
+        """
+        made = self.prediction
+        return self.period_ns if made is not None and made.basis == "period" else self.duration_ns
+
     def with_prediction(self, prediction: Prediction) -> Batch:
         """The same batch with its prediction. Each gets one, and `dataclasses.replace` takes four times as
         long.
