@@ -13,6 +13,10 @@ _DROP_EVERY_NS = 30 * 10**9
 Key = tuple[str, str]
 """(name, device) of a series."""
 _Points = tuple[float | None, ...]
+_Series = tuple[list[float | None], int, float | None, int]
+"""One series after one reading: the values before it, how many of them there were then, its value, and the
+second that it belongs to (ns). A tuple, because hundreds are made every second.
+"""
 
 
 class CounterHistory:
@@ -22,6 +26,7 @@ class CounterHistory:
         self._points = points
         self._latest: dict[Key, Counter] = {}
         self._series: dict[Key, _Series] = {}
+        self._shown: dict[Key, tuple[_Series, _Points]] = {}
         self._dropped_ns = 0
         self.latest: tuple[Counter, ...] = ()
         self.values: Mapping[Key, _Points] = {}
@@ -36,10 +41,10 @@ class CounterHistory:
             key = counter.name, counter.device
             latest[key] = counter
             known = series.get(key)
-            series[key] = _first(counter) if known is None else known.then(counter, points)
+            series[key] = _first(counter) if known is None else _then(known, counter, points)
         self._drop_old(max([counter.time_ns for counter in new]))
         self.latest = tuple(latest.values())
-        self.values = _Values(series.copy(), points)
+        self.values = _Values(series.copy(), points, self._shown)
 
     def _drop_old(self, now_ns: int) -> None:
         """Forget series that have no reading within the history (threads and processes that ended)."""
@@ -50,41 +55,29 @@ class CounterHistory:
         old = [key for key, counter in self._latest.items() if counter.time_ns < oldest]
         for key in old:
             del self._latest[key], self._series[key]
-
-
-class _Series:
-    """One series as it is after one reading; the next reading makes the next one. Both share the list of
-    values, which only grows: what a frame was given stays as it was.
-    """
-
-    __slots__ = ("count", "last", "past", "points", "stepped_ns")
-
-    def __init__(self, past: list[float | None], count: int, last: float | None, stepped_ns: int) -> None:
-        self.past = past
-        self.count = count
-        """Of `past`, those before `last`."""
-        self.last = last
-        self.stepped_ns = stepped_ns
-        self.points: _Points | None = None
-
-    def then(self, counter: Counter, points: int) -> _Series:
-        """After one more reading."""
-        steps = (counter.time_ns - self.stepped_ns) // _STEP_NS
-        if steps < 0:  # a replay went back
-            return _first(counter)
-        if steps < 1:
-            return _Series(self.past, self.count, counter.value, self.stepped_ns)
-        past = self.past
-        if len(past) > 2 * points:
-            past = past[self.count - points : self.count]
-        past.append(self.last)
-        if steps > 1:
-            past.extend([None] * min(steps - 1, points))
-        return _Series(past, len(past), counter.value, self.stepped_ns + steps * _STEP_NS)
+            self._shown.pop(key, None)
 
 
 def _first(counter: Counter) -> _Series:
-    return _Series([], 0, counter.value, counter.time_ns)
+    return [], 0, counter.value, counter.time_ns
+
+
+def _then(known: _Series, counter: Counter, points: int) -> _Series:
+    """After one more reading. Both share the list of values, which only grows: what a frame was given stays
+    as it was.
+    """
+    past, count, last, stepped_ns = known
+    steps = (counter.time_ns - stepped_ns) // _STEP_NS
+    if steps < 0:  # a replay went back
+        return _first(counter)
+    if steps < 1:
+        return past, count, counter.value, stepped_ns
+    if len(past) > 2 * points:
+        past = past[count - points : count]
+    past.append(last)
+    if steps > 1:
+        past.extend([None] * min(steps - 1, points))
+    return past, len(past), counter.value, stepped_ns + steps * _STEP_NS
 
 
 class _Values(Mapping[Key, _Points]):
@@ -93,16 +86,21 @@ class _Values(Mapping[Key, _Points]):
     change.
     """
 
-    def __init__(self, series: Mapping[Key, _Series], points: int) -> None:
+    def __init__(
+        self, series: Mapping[Key, _Series], points: int, shown: dict[Key, tuple[_Series, _Points]]
+    ) -> None:
         self._series = series
         self._points = points
+        self._shown = shown
 
     def __getitem__(self, key: Key) -> _Points:
         series = self._series[key]
-        if series.points is None:
-            first = max(0, series.count + 1 - self._points)
-            series.points = (*series.past[first : series.count], series.last)
-        return series.points
+        shown = self._shown.get(key)
+        if shown is None or shown[0] is not series:
+            past, count, last, _ = series
+            first = max(0, count + 1 - self._points)
+            shown = self._shown[key] = series, (*past[first:count], last)
+        return shown[1]
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._series)

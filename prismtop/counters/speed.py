@@ -8,7 +8,7 @@ not count, time in which the hardware was shared does.
 Neighbours slow single cores (two cores of one machine, seven minutes: correlation 0.1 to 0.3), so it has to
 be the engine's. A thread of ours must not go there: on a core that is fought over it waits (median 6 ms, one
 time in ten half a second), and prismtop's interpreter lock waits with it. So a process of its own does it, of
-which nobody minds that it waits; it takes the core for about 0.1 ms, three times a second. Where that cannot
+which nobody minds that it waits; it takes the core for about 0.1 ms, twice a second. Where that cannot
 be (a cpuset, a machine with isolated cores), the sampler's own thread is timed on whichever core it has; the
 readings' source says so.
 
@@ -36,7 +36,7 @@ from prismtop.counters.speed_worker import time_work
 
 BLOCK, RANK = 40, 4
 """Full speed: the fourth best of 40 consecutive timings (their best decile), in the best such block."""
-NO_BASELINE = f"no baseline yet: full speed is known after {BLOCK} timings, about 14 seconds"
+NO_BASELINE = f"no baseline yet: full speed is known after {BLOCK} timings, about 20 seconds"
 NO_TURN = "the worker has had no turn on the engine's core for two seconds"
 NO_TURN_NS = 2 * 10**9
 ANYWHERE = "timing, any core"

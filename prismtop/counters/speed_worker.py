@@ -1,7 +1,7 @@
 """Times a short fixed piece of work on the core of a thread that it is told: a process of its own, which
 waits there for its turn without holding anybody up. Run as a file; imports nothing of ours.
 
-Lines in: the path of a thread's `stat` (proc(5)). Lines out, three a second: the core that it ran on last,
+Lines in: the path of a thread's `stat` (proc(5)). Lines out, two a second: the core that it ran on last,
 CPU time of the work there in ns, CPU time of this process so far in ns; `-1 errno 0` when it cannot run
 there. It ends with its input; while nobody reads what it says it waits.
 """
@@ -13,7 +13,7 @@ import re
 import select
 import time
 
-PERIOD_S = 0.33
+PERIOD_S = 0.5
 REPEATS = 3
 """Of one timing the shortest of so many counts. Caches are cold in the first, an interrupt may hit one."""
 _PROCESSOR = 36
