@@ -8,6 +8,8 @@ expression with its own dictionary. Python 3.9 syntax, standard library only.
 from __future__ import annotations
 
 import re
+import zlib
+from binascii import b2a_base64
 
 from prismtop.attach.handshake import Handshake
 
@@ -94,25 +96,33 @@ def at_address(source: str, address: int) -> str:
 
 
 # What the target compiles itself costs it more than anything else: one short expression that binds no name.
-_DIRECT = """try:
- exec(__import__('marshal').loads((lambda f: [f.seek(%(at)s), f.read(%(first)d), f.close()][1])(
-  open('/proc/self/mem', 'rb', 0))) if __import__('sys').modules['_frozen_importlib_external'].MAGIC_NUMBER
-  == %(magic)r else "raise RuntimeError('magic: compiled for another Python')", {'__builtins__': __builtins__,
-  'at': %(at)s + %(first)d, 'size': %(size)d, 'begun': %(begun)a, 'failed': %(failed)a})
+_COMPILED = """try:
+ exec(__import__('marshal').loads(%(code)s)
+  if __import__('sys').modules['_frozen_importlib_external'].MAGIC_NUMBER == %(magic)r
+  else "raise RuntimeError('magic: compiled for another Python')",
+  {'__builtins__': __builtins__, %(rest)s, 'begun': %(begun)a, 'failed': %(failed)a})
 except:
  exec(%(failed)a, {'__builtins__': __builtins__, 'error': __import__('sys').exc_info()[1]})
 """
+_IN_MEMORY = """(lambda f: [f.seek(%(at)s), f.read(%(first)d), f.close()][1])(
+  open('/proc/self/mem', 'rb', 0))"""
 FIRST = """
 once = [1]
+def given():
+    if text:
+        from binascii import a2b_base64
+        from zlib import decompress
+        return decompress(a2b_base64(text))
+    with open('/proc/self/mem', 'rb', 0) as memory:
+        memory.seek(at)
+        return memory.read(size)
 def build(pause, threaded):
     try:
         once.pop()
     except IndexError:
         return
     try:
-        with open('/proc/self/mem', 'rb', 0) as memory:
-            memory.seek(at)
-            data = memory.read(size)
+        data = given()
         core, config, index, builders = loads(data)
         pause(0.001)
         core = loads(core)
@@ -146,7 +156,7 @@ try:
 except BaseException as error:
     tell(error)
 """
-"""Source of the code that a direct template runs; it reads the rest, see `prismtop.sources.payload`.
+"""Source of what a template of compiled code runs; it reads the rest, see `prismtop.sources.payload`.
 
 The probe takes 1 to 1.5 ms to build with cold caches. A thread of its own does that in pieces, between which
 it gives the interpreter back, so that the engine's loop is held up by no more than the longest of them; where
@@ -162,9 +172,25 @@ def direct_template(nonce: str, magic: bytes, first: int, size: int) -> str:
         magic: of the Python that the code was compiled for.
         first, size: bytes of that code, and of what comes behind it.
     """
+    code = _IN_MEMORY % {"at": ADDRESS, "first": first}
+    return _compiled(nonce, magic, code, f"'text': '', 'at': {ADDRESS} + {first}, 'size': {size}")
+
+
+def text_template(nonce: str, magic: bytes, first: bytes, data: bytes) -> str:
+    """The same with the data in it, for a way in that takes a text and no bytes. Every kilobyte of a text is
+    scanned on the main thread, hence compressed; the thread that builds the probe unpacks them.
+    """
+    packed = b2a_base64(zlib.compress(data, 9), newline=False)
+    code = f"__import__('binascii').a2b_base64({b2a_base64(first, newline=False)!r})"
+    return _compiled(nonce, magic, code, f"'text': {packed!r}")
+
+
+def _compiled(nonce: str, magic: bytes, code: str, rest: str) -> str:
+    """Expressions of `FIRST`, marshalled, and of what it finds as its globals."""
     names = Handshake.of(nonce)
-    given = {"at": ADDRESS, "first": first, "size": size, "magic": magic, "begun": names.begun_memfd}
-    return TEMPLATE_HEAD + _DIRECT % {**given, "failed": _ON_ERROR % {"error": names.error_memfd}}
+    failed = _ON_ERROR % {"error": names.error_memfd}
+    given = {"code": code, "magic": magic, "rest": rest, "begun": names.begun_memfd, "failed": failed}
+    return TEMPLATE_HEAD + _COMPILED % given
 
 
 def safe_template(body: str, nonce: str, data: str = "") -> str:

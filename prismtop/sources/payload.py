@@ -8,7 +8,6 @@ travels as marshalled code.
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import json
 import marshal
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from prismtop.attach.ladder import Direct
-from prismtop.attach.payload import FIRST, direct_template, safe_template
+from prismtop.attach.payload import FIRST, direct_template, safe_template, text_template
 from prismtop.probe import agent, pieces
 from prismtop.probe.program import program
 from prismtop.sources.hook_code import HookPlan, builder_names, source, spec
@@ -37,14 +36,15 @@ class Payload:
     """What is injected.
 
     Attributes:
-        code: Python source that expects `__data__`; raises in the target only into the injection template.
-        data: the probe, its hooks and its configuration: packed, or a text.
-        first: packed code that starts from the packed data where they are in the target's memory.
+        data: the probe, its hooks and its configuration: packed; or a source.
+        code: Python source that makes the probe of such a source, which it finds as `__data__`; empty when
+            they are packed.
+        first: packed code that starts from the packed data.
         magic: of the Python that it was compiled for; empty when the target has to compile it itself.
     """
 
-    code: str
     data: bytes | str
+    code: str = ""
     first: bytes = b""
     magic: bytes = b""
 
@@ -53,15 +53,11 @@ class Payload:
         """Whether the target need not compile it."""
         return bool(self.magic)
 
-    @property
-    def body(self) -> str:
-        """Code and data as one source."""
-        return f"__data__ = {self.data!r}\n{self.code}"
-
     def as_text(self, nonce: str) -> str:
         """All of it as a template of text."""
-        data = self.data if isinstance(self.data, str) else base64.b64encode(self.data).decode()
-        return safe_template(self.code, nonce, data)
+        if isinstance(self.data, str):
+            return safe_template(self.code, nonce, self.data)
+        return text_template(nonce, self.magic, self.first, self.data)
 
     def direct(self, nonce: str) -> Direct | None:
         """It as a short template and bytes; None when there is only text. A text is scanned by the target,
@@ -106,7 +102,7 @@ def build(
     hooks = source(plans, monitoring=python is None or tuple(python[:2]) >= (3, 12))
     code = compile_for(probe, pid, python, hooks) if compiled else None
     if code is None:
-        return Payload(_SLOW_STARTER % (config,), f"{probe}\n{hooks}")
+        return Payload(f"{probe}\n{hooks}", _STARTER % (config,))
     first, core, parts = marshal.loads(code[1])
     index, packed = {}, b""
     for name, part in parts.items():
@@ -115,7 +111,7 @@ def build(
     # Places are counted from the end: what comes before them has a length that depends on them.
     index = {name: (at - len(packed), size) for name, (at, size) in index.items()}
     head = marshal.dumps((core, config, index, builder_names(plans)), pieces.PORTABLE)
-    return Payload(_STARTER % (code[0],), head + packed, first, code[0])
+    return Payload(head + packed, first=first, magic=code[0])
 
 
 def _order(plan: HookPlan) -> tuple[bool, int]:
@@ -162,20 +158,11 @@ def finish_body(nonce: str) -> str:
     )
 
 
-_SLOW_STARTER = """_ns = {'__name__': '_prismtop_probe'}
+_STARTER = """_ns = {'__name__': '_prismtop_probe'}
 exec(compile(__data__, '<prismtop>', 'exec'), _ns)
 _ns['start'](%r, _ns['BUILDERS'])
 """
-_STARTER = """import sys, marshal
-if sys.modules['_frozen_importlib_external'].MAGIC_NUMBER != %r:
-    raise RuntimeError('magic: compiled for another Python')
-_data = __data__ if type(__data__) is bytes else __import__('binascii').a2b_base64(__data__)
-_core, _config, _index, _builders = marshal.loads(_data)
-_ns = {'__name__': '_prismtop_probe', 'DATA': _data, 'INDEX': _index}
-exec(marshal.loads(_core), _ns)
-_ns['start'](_config, _builders)
-"""
-"""Makes the probe from `__data__`, code for the Python of that magic number."""
+"""Makes the probe from `__data__`, a source."""
 
 
 @lru_cache(maxsize=16)

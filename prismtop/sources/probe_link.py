@@ -82,7 +82,7 @@ class ProbeLink:
         error = self._inject(helper, meanwhile, compiled=True)
         if error and OWN_MEMORY in error:
             error = self._inject(helper, meanwhile, compiled=True, as_text=True)
-        if error and "magic" in error:
+        if error and ("magic" in error or "zlib" in error):  # another Python, or one built without zlib
             error = self._inject(helper, meanwhile, compiled=False, as_text=True)
         if error:
             raise _said_by_probe(self.pid, error)

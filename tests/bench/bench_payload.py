@@ -3,10 +3,10 @@
     python tests/bench/bench_payload.py [ENGINE] [ROUNDS]
 
 Each round starts a Python of this version with a stand-in for the engine's modules, evicts the caches (48 MiB
-written), and runs the payload as PyRun_SimpleString does, with its data in that process's own memory. Printed
-are medians: the CPU that it takes on the main thread, the CPU that the thread takes which builds the probe
-(in pieces, between which the interpreter is the engine's), and the hooks that are in then. Nothing is
-asserted.
+written), and runs the payload as PyRun_SimpleString does: with its data in that process's own memory, as the
+ptrace way brings them, and as one text, as the PEP 768 way does. Printed are medians: the CPU that it takes
+on the main thread, the CPU that the thread takes which builds the probe (in pieces, between which the
+interpreter is the engine's), and the hooks that are in then. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from prismtop.sources import payload  # noqa: E402
-from prismtop.sources.hook_code import plan_hook  # noqa: E402
+from prismtop.sources.hook_code import HookPlan, plan_hook  # noqa: E402
 from prismtop.targets.profiles import hooks_for, load_profiles  # noqa: E402
 from tests.bench.bench_watch import percentile  # noqa: E402
 
@@ -65,32 +65,37 @@ def main(engine: str = "vllm", rounds: int = 12) -> None:
         (plan.hook.module, plan.hook.qualname, sorted({"self", *payload.spec(plan)["names"]}))  # type: ignore[misc]
         for plan in plans
     ]
-    rows = []
-    for number in range(rounds):
-        built = payload.build(
-            plans,
-            nonce=f"bench{number}",
-            lease_s=10.0,
-            mechanisms=("monitoring", "setattr", "code"),
-            pid=os.getpid(),
-            python=sys.version_info[:2],
-        )
-        direct = built.direct(f"bench{number}")
-        assert direct is not None
-        head = f"{len(direct.template)} {places!r}\n".encode()
-        done = subprocess.run(
-            [sys.executable, "-c", TARGET],
-            input=head + direct.template.encode() + direct.data,
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-        rows.append([int(word) for word in done.stdout.split()])
-    whole, setup, installed = zip(*rows, strict=True)
-    cpu_us, p90_us = statistics.median(whole) / 1e3, percentile(list(whole), 0.9) / 1e3
-    probe_us, count = statistics.median(setup) / 1e3, statistics.median(installed)
-    print(f"{engine}, {len(plans)} hooks, {len(direct.data)} bytes, {rounds} fresh processes")
-    print(f"CPU on the main thread    median {cpu_us:.0f} us, p90 {p90_us:.0f} us")
-    print(f"on the thread that builds median {probe_us:.0f} us, {count:.0f} hooks in")
+    print(f"{engine}, {len(plans)} hooks, {rounds} fresh processes each")
+    for form in ("data in memory", "one text"):
+        rows = [_run(f"bench{number}", plans, places, form == "one text") for number in range(rounds)]
+        sent, whole, setup, installed = zip(*rows, strict=True)
+        cpu_us, p90_us = statistics.median(whole) / 1e3, percentile(list(whole), 0.9) / 1e3
+        probe_us, count = statistics.median(setup) / 1e3, statistics.median(installed)
+        print(f"{form}, {statistics.median(sent):.0f} bytes")
+        print(f"  CPU on the main thread    median {cpu_us:.0f} us, p90 {p90_us:.0f} us")
+        print(f"  on the thread that builds median {probe_us:.0f} us, {count:.0f} hooks in")
+
+
+def _run(nonce: str, plans: list[HookPlan], places: object, as_text: bool) -> tuple[int, ...]:
+    """(bytes sent, ns on the main thread, ns on the other, hooks in) of one process."""
+    built = payload.build(
+        plans,
+        nonce=nonce,
+        lease_s=10.0,
+        mechanisms=("monitoring", "setattr", "code"),
+        pid=os.getpid(),
+        python=sys.version_info[:2],
+    )
+    direct = built.direct(nonce)
+    assert direct is not None
+    source, data = (built.as_text(nonce), b"-") if as_text else (direct.template, direct.data)
+    done = subprocess.run(
+        [sys.executable, "-c", TARGET],
+        input=f"{len(source)} {places!r}\n".encode() + source.encode() + data,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return len(source) + len(data), *map(int, done.stdout.split())
 
 
 if __name__ == "__main__":

@@ -53,22 +53,33 @@ def run(*bodies: str, then: str = "") -> subprocess.CompletedProcess[str]:
 HOOKED = "print(hasattr(engine.Engine.step, '__wrapped__'))"
 
 
-@pytest.mark.parametrize("compiled", [True, False])
-def test_the_body_hooks_the_engine(compiled: bool) -> None:
-    made = build(compiled=compiled)
-    assert (made.compiled, run(made.body, then=HOOKED).stdout) == (compiled, "True\n")
+def body(*plans: HookPlan) -> str:
+    """Source of the form that the target compiles itself; raises."""
+    made = build(*plans, compiled=False)
+    return f"__data__ = {made.data!r}\n{made.code}"
 
 
-def in_memory(
-    then: str = HOOKED, magic: bytes = MAGIC_NUMBER, first: str = "", plans: tuple[HookPlan, ...] = ()
+def test_what_the_target_compiles_itself_hooks_the_engine() -> None:
+    assert (build(compiled=False).compiled, run(body(), then=HOOKED).stdout) == (False, "True\n")
+
+
+def compiled(
+    then: str = HOOKED,
+    magic: bytes = MAGIC_NUMBER,
+    first: str = "",
+    plans: tuple[HookPlan, ...] = (),
+    *,
+    as_text: bool,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the short form in a fresh process, with its data somewhere in that process's memory."""
-    direct = replace(build(*plans), magic=magic).direct("abc")
+    """Run a compiled form in a fresh process: one text, or short with its data somewhere in that memory."""
+    made = replace(build(*plans), magic=magic)
+    direct = made.direct("abc")
     assert direct is not None
+    data, template = (b"", made.as_text("abc")) if as_text else (direct.data, direct.template)
     text = (
-        f"import ctypes, os, time\n_at = ctypes.create_string_buffer({direct.data!r})\n"
+        f"import ctypes, os, time\n_at = ctypes.create_string_buffer({data!r})\n"
         "_before = set(globals())\n"
-        f"exec({direct.template!r}.replace({ADDRESS!r}, str(ctypes.addressof(_at))))\n"
+        f"exec({template!r}.replace({ADDRESS!r}, str(ctypes.addressof(_at))))\n"
         "while len(os.listdir('/proc/self/task')) > 1: time.sleep(0.001)\n"  # the thread that builds it ends
         "_left = set(globals()) - _before - {'_before', '_left'}\n"
         "_fds = {n: f'/proc/self/fd/{n}' for n in os.listdir('/proc/self/fd')}\n"
@@ -80,49 +91,66 @@ def in_memory(
     )
 
 
-def test_the_target_takes_the_probe_from_its_own_memory() -> None:
-    done = in_memory(HOOKED + "; print(sorted(_left))")
+FORMS = pytest.mark.parametrize("as_text", [False, True], ids=["from its memory", "one text"])
+
+
+@FORMS
+def test_a_compiled_form_hooks_the_engine_and_leaves_no_name(as_text: bool) -> None:
+    done = compiled(HOOKED + "; print(sorted(_left))", as_text=as_text)
     assert (done.stdout, done.stderr) == ("True\n[]\n", "")
 
 
-def test_the_short_form_leaves_no_sign_of_its_start_behind() -> None:
-    done = in_memory("print({link[:20] for link in _fds.values() if 'prismtop' in link})")
-    assert done.stdout == "{'/memfd:prismtop-abc '}\n"
+@FORMS
+def test_a_compiled_form_leaves_no_sign_of_its_start_behind(as_text: bool) -> None:
+    then = "print({link[:20] for link in _fds.values() if 'prismtop' in link})"
+    assert compiled(then, as_text=as_text).stdout == "{'/memfd:prismtop-abc '}\n"
 
 
-def test_all_hooks_are_in_and_the_probe_has_measured_itself_before_a_batch_ends() -> None:
-    done = in_memory(
+@FORMS
+def test_all_hooks_are_in_and_the_probe_has_measured_itself_before_a_batch_ends(as_text: bool) -> None:
+    done = compiled(
         "agent = sys.modules['_prismtop_probe'].AGENT\n"
         "print([h.mechanism for h in agent.hooks.values()], agent.todo, agent.base > 0, agent.done)",
         plans=(plan(0, "step", boundary=True), plan(1, "other")),
+        as_text=as_text,
     )
     assert done.stdout == "['setattr', 'setattr'] [] True 0\n"
 
 
-def test_the_short_form_builds_the_probe_at_once_where_no_thread_can_be_started() -> None:
+@FORMS
+def test_the_probe_is_built_by_a_thread_of_its_own(as_text: bool) -> None:
+    seen = "import _thread\n_start = _thread.start_new_thread\nstarted = []\n"
+    seen += "def _noted(f, *a): started.append(f.__name__); return _start(f, *a)\n"
+    done = compiled("print(started)", first=seen + "_thread.start_new_thread = _noted\n", as_text=as_text)
+    assert done.stdout == "['build']\n"
+
+
+@FORMS
+def test_a_compiled_form_builds_the_probe_at_once_where_no_thread_can_be_started(as_text: bool) -> None:
     refuse = "import _thread\ndef _no(*a): raise RuntimeError('none')\n_thread.start_new_thread = _no\n"
-    assert in_memory(first=refuse).stdout == "True\n"
+    assert compiled(first=refuse, as_text=as_text).stdout == "True\n"
+
+
+@FORMS
+def test_a_compiled_form_refuses_another_python_and_says_so(as_text: bool) -> None:
+    then = (
+        "fd = next(fd for fd, link in _fds.items() if 'prismtop-err-abc' in link)\n"
+        "print(open(f'/proc/self/fd/{fd}').read().splitlines()[-1])"
+    )
+    done = compiled(then, b"\0\0\r\n", as_text=as_text)
+    assert done.stdout == "RuntimeError: magic: compiled for another Python\n"
 
 
 def test_a_probe_that_is_being_built_is_not_joined_by_a_second_one() -> None:
     built = "import sys, types, time\nsys.modules['_prismtop_probe'] = types.ModuleType('_prismtop_probe')\n"
     built += "sys.modules['_prismtop_probe'].SINCE = time.monotonic_ns()"
-    assert "busy: being entered by another prismtop" in run(built, build().body).stderr
+    assert "busy: being entered by another prismtop" in run(built, body()).stderr
 
 
 def test_a_probe_that_was_never_finished_is_in_nobodys_way() -> None:
     built = "import sys, types\nsys.modules['_prismtop_probe'] = types.ModuleType('_prismtop_probe')\n"
     built += "sys.modules['_prismtop_probe'].SINCE = -(1 << 60)"
-    assert run(built, build().body, then=HOOKED).stdout == "True\n"
-
-
-def test_the_short_form_refuses_another_python_and_says_so() -> None:
-    then = (
-        "fd = next(fd for fd, link in _fds.items() if 'prismtop-err-abc' in link)\n"
-        "print(open(f'/proc/self/fd/{fd}').read().splitlines()[-1])"
-    )
-    done = in_memory(then, b"\0\0\r\n")
-    assert done.stdout == "RuntimeError: magic: compiled for another Python\n"
+    assert run(built, body(), then=HOOKED).stdout == "True\n"
 
 
 def test_what_travels_in_pieces_is_there() -> None:
@@ -132,19 +160,13 @@ def test_what_travels_in_pieces_is_there() -> None:
         assert method in (vars(getattr(agent, owner)) if owner else names), name
 
 
-def test_code_for_another_python_is_refused_before_it_runs() -> None:
-    body = build().body.replace(repr(MAGIC_NUMBER), repr(b"\0\0\r\n"))
-    assert "RuntimeError: magic: compiled for another Python" in run(body).stderr
-
-
 def test_a_second_probe_is_refused_with_the_first_ones_monitor() -> None:
-    again = build().body
-    assert f"busy: watched by another prismtop, pid {os.getpid()}" in run(build().body, again).stderr
+    assert f"busy: watched by another prismtop, pid {os.getpid()}" in run(body(), body()).stderr
 
 
 def test_detaching_needs_the_nonce_of_the_attach() -> None:
     def after(nonce: str) -> str:
-        return run(build().body, payload.detach_body(nonce), then=HOOKED).stdout
+        return run(body(), payload.detach_body(nonce), then=HOOKED).stdout
 
     assert (after("abc"), after("other")) == ("False\n", "True\n")
 
@@ -159,7 +181,7 @@ def test_what_batches_need_goes_in_first() -> None:
         plan(1, "other", priority=2),
         plan(2, "last", priority=9, boundary=True),
     )
-    assert "'order': [2, 1, 0], 'first': 1" in build(*plans, compiled=False).body
+    assert "'order': [2, 1, 0], 'first': 1" in body(*plans)
 
 
 def test_the_targets_own_interpreter_compiles_for_it() -> None:
