@@ -17,6 +17,7 @@ from prismtop.attach.payload import TEMPLATE_HEAD
 from prismtop.attach.preflight import WayIn, preflight
 from prismtop.attach.process import check_identity
 from prismtop.attach.ptrace_inject import mark_read
+from prismtop.attach.script_file import ScriptFile
 
 __all__ = ["Handshake", "Injection", "confirm_started", "free_scratch", "inject", "withdraw"]
 
@@ -35,8 +36,7 @@ class Injection:
         armed: queued; the payload runs at the next request.
         scratch: (address, bytes) of the mapping that holds the source, for `free_scratch`; None for PEP 768.
         notes: what else a user may want to know, one sentence each.
-        script: path (in the target's file system) of a PEP 768 script that has not run yet; it removes
-            itself.
+        script: a PEP 768 script that has not run yet; it removes itself when it does.
     """
 
     pid: int
@@ -51,7 +51,7 @@ class Injection:
     armed: bool
     scratch: tuple[int, int] | None
     notes: tuple[str, ...]
-    script: str | None = None
+    script: ScriptFile | None = None
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,15 @@ def inject(
         armed=not result["started"],
         scratch=(int(scratch[0]), int(scratch[1])) if scratch else None,
         notes=tuple(str(n) for n in result["notes"]),
-        script=None if result["started"] else result.get("script"),
+        script=None if result["started"] else _waiting(pid, result.get("script")),
     )
+
+
+def _waiting(pid: int, path: str | None) -> ScriptFile | None:
+    if path is not None:
+        with contextlib.suppress(OSError):
+            return ScriptFile.of(pid, path)
+    return None
 
 
 def _form(source: str, direct: Direct | None) -> dict[str, str]:
@@ -182,25 +189,34 @@ def confirm_started(start_time: int, injection: Injection, started: Handshake) -
         return injection
     if injection.scratch is not None:
         mark_read(injection.pid, injection.scratch)
+    if injection.script is not None:
+        injection.script.remove()
     return replace(injection, started=True, armed=False, script=None)
 
 
 def withdraw(start_time: int, injection: Injection) -> bool:
     """Take back an armed injection, so that nothing runs at the next request; True when it was taken back.
 
-    A scratch mapping stays, empty, because the queued call still points to it.
+    A scratch mapping stays, empty, because the queued call still points to it. Of a process that has ended
+    meanwhile its script is removed.
     """
+    if not injection.armed:
+        return False
     request = {
         "op": "withdraw",
         "pid": injection.pid,
         "start_time": start_time,
         "scratch": list(injection.scratch or ()),
-        "script": injection.script,
+        "script": injection.script.path if injection.script is not None else None,
     }
     try:
-        return bool(_ask(None, request, 0.0)) if injection.armed else False
+        check_identity(injection.pid, start_time)
+        return bool(_ask(None, request, 0.0))
     except AttachError:
         return False
+    finally:
+        if injection.script is not None:
+            injection.script.remove()
 
 
 def helper_may_attach(pid: int, address: int) -> bool:

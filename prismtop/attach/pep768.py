@@ -201,6 +201,7 @@ def inject(
         raise
     if seen.started or seen.error is not None:
         script.remove()
+    script.close()
     return Pep768Result(seen, script.path, follow.main_pause_us, tuple(follow.notes))
 
 
@@ -213,9 +214,9 @@ def withdraw(pid: int, start_time: int, script: str) -> bool:
         taken = memory.read(pid, fields.path, len(path)) == path and memory.read_i32(pid, fields.pending) == 1
         if taken:
             memory.write(pid, fields.pending, bytes(4))
-        ScriptFile(pid, script).remove()
+        ScriptFile.of(pid, script).remove()
         return taken
-    except AttachError:
+    except (AttachError, OSError):
         return False
 
 

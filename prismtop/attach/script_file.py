@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import stat
-from dataclasses import dataclass
 
 from prismtop.attach.errors import AttachPermissionError
 from prismtop.attach.process import Status
@@ -19,22 +18,36 @@ _FALLBACKS = ("/tmp", "/var/tmp", "/dev/shm")
 _LONGEST = 400
 
 
-@dataclass(frozen=True)
 class ScriptFile:
-    """A file in the target's file system; `path` is its path there."""
+    """A file in a target's file system, with its folder kept open: the way there leads through /proc/PID,
+    and ends with the process.
 
-    pid: int
-    path: str
+    Args:
+        path: there, in the target's file system.
+        folder: descriptor of its folder; closed by `close`.
+    """
+
+    def __init__(self, path: str, folder: int) -> None:
+        self.path = path
+        self._folder = folder
+
+    @classmethod
+    def of(cls, pid: int, path: str) -> ScriptFile:
+        """One that is there. Raises OSError: its folder cannot be opened."""
+        return cls(path, _open_folder(pid, os.path.dirname(path)))
 
     def remove(self) -> None:
-        """Remove it, if the script has not done so itself."""
-        folder, name = os.path.split(self.path)
-        with contextlib.suppress(OSError):
-            fd = _open_folder(self.pid, folder)
-            try:
-                os.unlink(name, dir_fd=fd)
-            finally:
-                os.close(fd)
+        """Remove it, if the script has not done so itself, and close; idempotent."""
+        if self._folder >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.basename(self.path), dir_fd=self._folder)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the folder; the file stays."""
+        if self._folder >= 0:
+            os.close(self._folder)
+            self._folder = -1
 
 
 def candidate_folders(pid: int) -> list[str]:
@@ -101,27 +114,29 @@ def write_script(pid: int, status: Status, head: str, body: str) -> ScriptFile:
             fd = _open_folder(pid, folder)
         except OSError:
             continue
-        try:
-            if not _safe_for(os.fstat(fd), uid):
-                continue
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            try:
-                out = os.open(name, flags, 0o600, dir_fd=fd)
-            except OSError:
-                continue
-            try:
-                with os.fdopen(out, "w", encoding="ascii") as f:
-                    if (uid, gid) != (os.geteuid(), os.getegid()):
-                        os.fchown(f.fileno(), uid, gid)
-                    f.write(head.replace("{path}", ascii(path)) + body)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=fd)
-                continue
-            return ScriptFile(pid, path)
-        finally:
-            os.close(fd)
+        made, text = ScriptFile(path, fd), head.replace("{path}", ascii(path)) + body
+        if _safe_for(os.fstat(fd), uid) and _written(fd, name, (uid, gid), text):
+            return made
+        made.close()
     raise AttachPermissionError(
         f"No temporary folder of process {pid} can be written.",
         fix="Give it a writable /tmp (or TMPDIR), or run prismtop as root or as that user.",
     )
+
+
+def _written(folder: int, name: str, owner: tuple[int, int], text: str) -> bool:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        out = os.open(name, flags, 0o600, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        with os.fdopen(out, "w", encoding="ascii") as f:
+            if owner != (os.geteuid(), os.getegid()):
+                os.fchown(f.fileno(), *owner)
+            f.write(text)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+        return False
+    return True

@@ -346,7 +346,7 @@ class ProbeLink:
                 self._inject_detach(notes)
             self._refresh_status()
             notes += [f"process {self.pid}: {note}" for note in self.status.left]
-        elif self.state == "armed":
+        elif self.state in ("armed", "exited"):
             notes += self._cancel()
         if still_alive(self.target.id):
             self._free(self.injection)
@@ -386,13 +386,15 @@ class ProbeLink:
                 mark_read(self.pid, done.scratch)
                 self._free(replace(done, started=True))
         else:
+            if done.script is not None:  # the mailbox says the same, and leaves no file when the target ends
+                withdraw(self.target.id.start_time, done)
             notes.append(f"process {self.pid} is idle: the probe removes itself at the next request")
 
     def _cancel(self) -> list[str]:
         """The probe was queued but never ran: take it back."""
-        if self.injection is None or not still_alive(self.target.id):
+        if self.injection is None or withdraw(self.target.id.start_time, self.injection):
             return []
-        if withdraw(self.target.id.start_time, self.injection):
+        if not still_alive(self.target.id):
             return []
         return [f"process {self.pid} is idle: the queued probe comes with its next request, and leaves then"]
 

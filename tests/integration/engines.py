@@ -233,7 +233,7 @@ def scripted(
     """A scripted engine on CPython `minor`; it is ended with the block."""
     write_profile(home)
     (home / "tmp").mkdir(exist_ok=True)
-    (home / "tmp").chmod(0o777)
+    (home / "tmp").chmod(0o1777)  # as /tmp is: a script is put in no other folder that all may write
     readable, writable = os.pipe()
     process = subprocess.Popen(
         [python or python_or_skip(minor), "-W", "ignore", str(LOOP), mode, str(step_us), str(readable)],

@@ -112,7 +112,7 @@ def test_an_idle_engine_that_ends_while_armed_ends_the_watch(minor: str, tmp_pat
         assert list(engine.temporary.iterdir()) == []
 
 
-@pytest.mark.parametrize("minor", ["3.11", "3.12"])
+@pytest.mark.parametrize("minor", ["3.11", "3.12", "3.14"])
 def test_a_live_engine_that_falls_idle_is_left_at_once(minor: str, tmp_path: Path) -> None:
     """No hook runs that would read the mailbox; where the wait cannot be ended, the user is told."""
     with scripted(tmp_path, minor, "read") as engine:
@@ -123,5 +123,6 @@ def test_a_live_engine_that_falls_idle_is_left_at_once(minor: str, tmp_path: Pat
         time.sleep(0.3)
         (note,) = session.close()
         assert "removes itself at the next request" in note
+        assert list(engine.temporary.iterdir()) == []
         request_until(engine, 10)
         assert engine.state() == expected_afterwards(before)
