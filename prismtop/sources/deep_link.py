@@ -36,7 +36,7 @@ MAX_EVENTS_BYTES = 256 << 20
 COPY_BYTES = 1 << 20
 COMPARED = 6
 """Batches before the window that those in it are compared with, so that it can be kept cheap."""
-BUDGET = 0.055
+BUDGET = 0.04
 """With it a window of 50 steps of 1 ms with 590 operators each is slowed by less than 12 %: batches without
 operators that follow some with them find cold caches. Of long batches it is at most
 `prismtop.probe.deep_share.LONG_BUDGET`."""

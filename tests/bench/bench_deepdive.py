@@ -1,7 +1,7 @@
 """What a deep capture costs the engine that is captured. Prints figures; asserts nothing.
 
     python tests/bench/bench_deepdive.py [--captures 12] [--batches 50] [--rows 24] [--context 64]
-                                           [--python] [--budget 0.055]
+                                           [--python] [--budget 0.04]
 
 A process of the transformers engine's Python (install.sh hf) decodes with a real Qwen3 model, one thread,
 without a pause. It is captured again and again. For each capture the CPU time of the model thread per step
