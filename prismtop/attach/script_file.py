@@ -24,12 +24,15 @@ class ScriptFile:
 
     Args:
         path: there, in the target's file system.
-        folder: descriptor of its folder; closed by `close`.
+        folder: descriptor of its folder; closed by `close`, and with this object.
     """
 
     def __init__(self, path: str, folder: int) -> None:
         self.path = path
         self._folder = folder
+
+    def __del__(self) -> None:
+        self.close()
 
     @classmethod
     def of(cls, pid: int, path: str) -> ScriptFile:

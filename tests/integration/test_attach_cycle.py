@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def least_memory(engine: ScriptedEngine) -> dict[str, int]:
 def cycles(minor: str, mode: str, count: int, home: Path) -> None:
     with scripted(home, minor, mode) as engine:
         before, warm, warm_kb = engine.state(), engine.ask("memory"), 0
+        own: set[str] = set()
         started = time.monotonic()
         for number in range(count):
             with attached(engine) as session:
@@ -110,6 +112,7 @@ def cycles(minor: str, mode: str, count: int, home: Path) -> None:
             assert notes == ()
             if number == min(9, count // 2):
                 warm, warm_kb = least_memory(engine), engine.rss_kb()
+                own = set(os.listdir("/proc/self/fd"))
         grown_kb, memory = engine.rss_kb() - warm_kb, least_memory(engine)
         after = engine.state()
         blocks = memory["blocks"] - warm["blocks"]
@@ -118,6 +121,7 @@ def cycles(minor: str, mode: str, count: int, home: Path) -> None:
             f"{blocks:+} allocated blocks, {memory['objects'] - warm['objects']:+} objects"
         )
         assert after == expected_afterwards(before)
+        assert set(os.listdir("/proc/self/fd")) == own
         assert engine.scratch_left() == 0
         assert engine.works() if mode != "idle" else engine.ask("work 1")
         assert memory["objects"] - warm["objects"] < 100
@@ -129,7 +133,7 @@ def cycles(minor: str, mode: str, count: int, home: Path) -> None:
 @pytest.mark.parametrize("minor", FEW_MINORS)
 def test_an_engine_that_waits_for_work_is_entered_and_left(minor: str, tmp_path: Path) -> None:
     with scripted(tmp_path, minor, "idle") as engine:
-        before = engine.state()
+        before, own = engine.state(), set(os.listdir("/proc/self/fd"))
         with attached(engine) as session:
             engine.ask("work 30")
             batches_from(session, 20)
@@ -137,4 +141,5 @@ def test_an_engine_that_waits_for_work_is_entered_and_left(minor: str, tmp_path:
             assert session.close() == ()
         assert engine.state() == expected_afterwards(before)
         assert engine.scratch_left() == 0
+        assert set(os.listdir("/proc/self/fd")) == own
         assert engine.ask("work 5")["steps"] == 35
