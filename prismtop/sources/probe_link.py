@@ -386,7 +386,7 @@ class ProbeLink:
                 mark_read(self.pid, done.scratch)
                 self._free(replace(done, started=True))
         else:
-            if done.script is not None:  # the mailbox says the same, and leaves no file if the target ends now
+            if done.script is not None:  # the mailbox says the same, and leaves no file behind
                 withdraw(self.target.id.start_time, done)
             notes.append(f"process {self.pid} is idle: the probe removes itself at the next request")
 

@@ -86,6 +86,20 @@ def test_a_tool_ends_when_its_time_is_up() -> None:
         leash.close()
 
 
+def test_a_tool_that_missed_being_asked_to_end_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prismtop.deepdive.layers.leash._AGAIN_S", 0.2)
+    deaf_once = "import signal, sys, time\nasked = []\ndef ask(*_):\n    asked.append(1)\n"
+    deaf_once += "    if len(asked) == 2: sys.exit(7)\n"
+    deaf_once += "signal.signal(signal.SIGINT, ask)\nprint('up', flush=True)\nwhile True: time.sleep(0.01)"
+    leash = Leash([sys.executable, "-c", deaf_once], seconds=60)
+    try:
+        wait_for(lambda: leash.output() == "up\n", "the tool's output")
+        leash.stop()
+        assert leash.wait(WAITED_S).code == 7
+    finally:
+        leash.close()
+
+
 def test_a_tool_that_is_missing_says_so() -> None:
     leash = Leash(["/nowhere/tool"], seconds=5)
     try:
