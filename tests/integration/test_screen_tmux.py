@@ -104,9 +104,10 @@ def test_the_demo_on_a_real_terminal(tmux: Tmux, tmp_path: Path) -> None:
         ("?", "every batch of a running"),
     ):
         tmux.press(key)
+        tmux.wait("esc back")
         tmux.wait(says)
         tmux.press("q")
-        tmux.wait("F1 help")
+        tmux.wait("esc back", gone=True)
 
     tmux.press("e")
     tmux.wait("JSON lines: the rows")
