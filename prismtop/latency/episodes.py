@@ -233,4 +233,4 @@ def _text(episode: _Open, ratio: float) -> str:
         return f"{100 * ratio:.0f} % of step time lost before {count}, steps themselves as expected"
     modes = "/".join(sorted(episode.modes))
     drift = " (drifting)" if episode.kind == DRIFT else ""
-    return f"{modes} +{100 * ratio:.0f} % for {count}{drift}"
+    return f"{modes} {100 * ratio:+.0f} % for {count}{drift}"

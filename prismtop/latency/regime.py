@@ -48,7 +48,10 @@ RELEARN_ROWS = 50
 NO_DRIFT_SPREAD = 0.02
 MIXED_NOISE = 0.2
 """Relative error of the regression for mixed batches: kernels jump, it does not."""
-CALIBRATION_ROWS = 8
+CALIBRATION_ROWS = (8, 16, 32, 32)
+"""Batches of each round in which a kept model is held against the engine. The first of a process that has
+just begun are slow (cold caches, clocks that rise): what does not hold is scaled, and looked at again.
+"""
 HOLDS = 0.05
 """A kept model that is off by no more than this is taken as it is."""
 KEPT_REASON = "kept from an earlier session; the first batches check it"
@@ -118,6 +121,8 @@ class Regime:
         self._solves = 0
         self._quarantine: deque[_Row] = deque()
         self._calibrating: list[float] | None = None
+        self._round = 0
+        self._scaled = 0.0
         self._frozen = 0
         self._paging = 0.0
         self._paging_since: int | None = None
@@ -295,13 +300,16 @@ class Regime:
             detector.shifted()
         return ""
 
-    def take_over(self, levels: dict[int, Level], noise: list[float], moved: float, *, exact: bool) -> None:
+    def take_over(
+        self, levels: dict[int, Level], noise: list[float], rough: float, moved: float, *, exact: bool
+    ) -> None:
         """Go on from another session's state; the first batches say how far it still holds."""
         self.levels = levels
         self.moved = moved
         self.stale = KEPT_REASON if exact else CALIBRATED_REASON
-        self._calibrating = []
+        self._calibrating, self._round = [], 0
         if noise:
+            self.detector.rough = max(self.detector.rough, rough)
             self.detector.reseed(noise)
 
     def _calibrate(self, residual: float) -> None:
@@ -309,15 +317,22 @@ class Regime:
         found = self._calibrating
         assert found is not None
         found.append(residual)
-        if len(found) < CALIBRATION_ROWS:
+        if len(found) < CALIBRATION_ROWS[self._round]:
             return
-        self._calibrating = None
         middle = sorted(found)[len(found) // 2]
-        if self.stale == KEPT_REASON and abs(middle) <= HOLDS:
-            self.stale = ""
+        holds, last = abs(middle) <= HOLDS, self._round + 1 == len(CALIBRATION_ROWS)
+        self._calibrating = None if holds or last else []
+        self._round += 1
+        if holds:
+            if self.stale == KEPT_REASON:
+                self.stale = ""
             return
+        # What was noise then says nothing of an engine, or a machine, that is another now.
+        batches_per_h, self.detector = self.detector.batches_per_h, Detector(self.detector.sensitivity)
+        self.detector.batches_per_h = batches_per_h
+        self._scaled += middle
         self.restart(
-            f"scaled by {math.exp(middle):.2f} to this engine; {RELEARN_ROWS} batches confirm it",
+            f"scaled by {math.exp(self._scaled):.2f} to this engine; {RELEARN_ROWS} batches confirm it",
             math.exp(middle),
         )
 

@@ -214,6 +214,7 @@ def check(content: Mapping[str, Any]) -> None:
             raise ValueError("its scale is not positive")
         [_level(values) for values in entry["levels"].values()]
         [_number(value) for value in entry["noise"]]
+        _number(entry.get("rough", 0.0))
 
 
 def dump(engine: EngineJudge) -> dict[str, Any]:
@@ -262,6 +263,7 @@ def _dump_regime(regime: Regime) -> dict[str, Any]:
             if level.rows
         },
         "noise": regime.detector.noise.values()[-NOISE_KEPT:],
+        "rough": regime.detector.rough,
         "moved": regime.moved,
     }
     if isinstance(model, DecodeModel):
@@ -286,7 +288,9 @@ def _restore_regime(regime: Regime, entry: Mapping[str, Any], *, exact: bool) ->
         model.take_over(ridge, _number(entry["unit_ns"]), _number(entry["floor"]))
     levels = {int(bucket): _level(values) for bucket, values in entry["levels"].items()} if exact else {}
     noise = [_number(value) for value in entry["noise"]]
-    regime.take_over(levels, noise if exact else [], _number(entry["moved"]) if exact else 0.0, exact=exact)
+    rough = _number(entry.get("rough", 0.0))
+    moved = _number(entry["moved"]) if exact else 0.0
+    regime.take_over(levels, noise if exact else [], rough, moved, exact=exact)
 
 
 def _ridge(entry: Mapping[str, Any]) -> Ridge:

@@ -14,7 +14,7 @@ import pytest
 
 from prismtop.latency.judge import LatencyJudge
 from prismtop.latency.state import Key, Store, gpu_names, key_of
-from prismtop.model import AttachState, Group, Mode, ModelState
+from prismtop.model import AttachState, Batch, Group, Mode, ModelState
 from prismtop.settings import Settings
 from prismtop.sources.tick import SourceTick
 from tests.factories import make_group, make_target
@@ -62,6 +62,36 @@ def test_an_engine_that_changed_since_raises_no_alert(tmp_path: Path) -> None:
     told.take(load.decode(300, factor=1.5))
     assert not told.alerts
     assert median(errors(told.batches[-100:])) < 0.03
+
+
+def cold(load: Load) -> list[Batch]:
+    """The first batches of a process that has just begun."""
+    return [batch for n in range(20) for batch in load.decode(1, factor=1.0 + 1.6 * (1 - n / 20))]
+
+
+def test_a_process_that_begins_slowly_raises_no_alert_under_a_kept_model(tmp_path: Path) -> None:
+    kept(tmp_path)
+    load, told = Load(seed=6), Told(judge_of(tmp_path))
+    told.take([*cold(load), *load.decode(600)])
+    assert not told.alerts
+
+
+def test_a_process_that_begins_slowly_is_predicted_right_once_it_is_warm(tmp_path: Path) -> None:
+    kept(tmp_path)
+    load, told = Load(seed=6), Told(judge_of(tmp_path))
+    made = told.take([*cold(load), *load.decode(300)])
+    assert median(errors(made[-220:])) < 0.03
+
+
+def test_the_noise_of_a_machine_s_bad_minutes_is_kept(tmp_path: Path) -> None:
+    load, judge = Load(noise=0.1), judge_of(tmp_path)
+    told = Told(judge)
+    told.take(load.decode(1500))
+    load.noise = 0.01
+    told.take(load.decode(1500))
+    judge.close()
+    content = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert content["regimes"]["decode"]["rough"] > 0.05
 
 
 def test_sessions_on_a_machine_whose_speed_changes_leave_a_state_that_can_be_used(tmp_path: Path) -> None:
