@@ -80,7 +80,14 @@ class DecodeModel:
         return expected if expected > self.floor_ns else self.floor_ns
 
     def learn(
-        self, size: int | None, context: int | None, target_ns: float, weight: float, noise: float
+        self,
+        size: int | None,
+        context: int | None,
+        target_ns: float,
+        weight: float,
+        noise: float,
+        *,
+        at_once: bool = False,
     ) -> None:
         """Take one row.
 
@@ -88,6 +95,7 @@ class DecodeModel:
             target_ns: what the batch took; positive.
             weight: 0 to 1; rows in doubt count less.
             noise: relative error of a row, as known so far.
+            at_once: predict with it from the next batch on, and not when some more have come.
         """
         self.seen += 1
         size, context = size or 0, context or 0
@@ -103,7 +111,7 @@ class DecodeModel:
             self._add(size, context, target_ns, weight)
         self._unsolved += 1
         every = SOLVE_EVERY if self.seen > SETTLED_ROWS else SOLVE_EVERY_EARLY
-        if self._unsolved >= every or self.ridge.rows < SOLVE_EACH_UNTIL:
+        if at_once or self._unsolved >= every or self.ridge.rows < SOLVE_EACH_UNTIL:
             self.ridge.solve(noise)
             self.solves += 1
             self._lines.clear()

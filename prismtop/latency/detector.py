@@ -97,6 +97,12 @@ class Detector:
         self._learnt = 0
         self._derive()
 
+    def anew(self) -> Detector:
+        """One that knows no noise."""
+        made = Detector(self.sensitivity)
+        made.batches_per_h = self.batches_per_h
+        return made
+
     def _derive(self) -> None:
         """What follows from the spread: it changes once in `REFRESH` batches and is asked for in each."""
         spread, sense, rough = self.spread, self.sensitivity, self.rough

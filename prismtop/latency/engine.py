@@ -55,6 +55,14 @@ class _Past(NamedTuple):
     against_anchor: float
     target_ns: float
 
+    def beyond(self, rule: str) -> tuple[float, float]:
+        """Log ratio to what `rule` holds it against, and ns beyond that. A drift is held against the anchor:
+        the expectation follows it.
+        """
+        if rule != DRIFT:
+            return self.x, self.excess_ns
+        return self.against_anchor, self.target_ns * (1.0 - exp(-self.against_anchor))
+
 
 class EngineJudge:
     """State of one process.
@@ -252,9 +260,11 @@ class EngineJudge:
     ) -> None:
         finding = judged.finding
         excess = target - expected.ns
+        past = _Past(batch, excess, judged.x, judged.against_anchor, target)
         if regime.alerting or regime.gross:
-            if finding.rule and self._matters(finding.rule, regime, judged, excess, target):
-                self._alarm(finding.rule, batch, excess, expected.ns)
+            if finding.rule and self._matters(finding.rule, regime, past):
+                beyond = past.beyond(finding.rule)[1]
+                self._alarm(finding.rule, batch, beyond, target - beyond)
             elif finding.flag and self.episodes.is_open and regime.detector.disturbed:
                 self.episodes.go_on(batch, int(excess), int(expected.ns))
             if self.basis == DURATION:
@@ -262,21 +272,22 @@ class EngineJudge:
                 if gap.rule:
                     kind = STALL if gap.rule == SPIKE else THROUGHPUT
                     self._alarm(kind, batch, lost, expected.ns)
-        self._trail.append(_Past(batch, excess, judged.x, judged.against_anchor, target))
+        self._trail.append(past)
 
-    def _matters(self, rule: str, regime: Regime, judged: Judged, excess: float, target: float) -> bool:
+    def _matters(self, rule: str, regime: Regime, now: _Past) -> bool:
         """Whether what was found has cost enough to open an episode; one that is open goes on anyway."""
         rough = regime.detector.rough >= ROUGH
         if rule == SPIKE:
-            return excess >= (LEAST_ROUGH_NS if rough else LEAST_NS)
+            return now.excess_ns >= (LEAST_ROUGH_NS if rough else LEAST_NS)
         if self.episodes.is_open:
             return True
         least = LEAST_ROW_ROUGH_NS if rough else LEAST_NS
-        cost = _lost(target, judged.against_anchor) if rule == DRIFT else excess
+        cost = now.beyond(rule)[1]
         for past in reversed(self._trail):
-            if cost >= least or (past.against_anchor if rule == DRIFT else past.x) <= SLOWER:
+            ratio, more = past.beyond(rule)
+            if cost >= least or ratio <= SLOWER:
                 break
-            cost += _lost(past.target_ns, past.against_anchor) if rule == DRIFT else past.excess_ns
+            cost += more
         return cost >= least
 
     def _alarm(self, kind: str, batch: Batch, excess: float, expected: float) -> None:
@@ -284,14 +295,10 @@ class EngineJudge:
         first, earlier, count = batch, 0.0, 0
         if not self.episodes.is_open and kind in (SHIFT, DRIFT):
             for past in reversed(self._trail):
-                if past.x <= SLOWER:
+                ratio, more = past.beyond(kind)
+                if ratio <= SLOWER:
                     break
-                first, earlier, count = past.batch, earlier + past.excess_ns, count + 1
+                first, earlier, count = past.batch, earlier + more, count + 1
         self.episodes.alarm(
             Alarm(kind, batch, int(excess), int(expected), first.seq, first.start_ns, (int(earlier), count))
         )
-
-
-def _lost(target_ns: float, ratio: float) -> float:
-    """What a batch took beyond the level that `ratio` (a log) is measured from."""
-    return target_ns * (1.0 - exp(-ratio))

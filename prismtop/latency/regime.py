@@ -6,29 +6,26 @@ import math
 from collections import deque
 from typing import NamedTuple
 
+from prismtop.latency.calibration import Calibration
 from prismtop.latency.decode import DecodeModel
 from prismtop.latency.detector import DRIFT, SHIFT, Detector, Finding
 from prismtop.latency.features import Features
 from prismtop.latency.gross import GrossWatch
-from prismtop.latency.levels import BUCKET_ROWS, MEET_ROWS, Level
+from prismtop.latency.levels import BUCKET_ROWS, FARTHER, MEET_ROWS, YOUNG_BUCKET_ROWS, Level, Reach
 from prismtop.latency.mixed import MixedModel
 from prismtop.latency.padding_choice import PaddingWatch, Seen
 from prismtop.latency.sensitivity import Sensitivity
 from prismtop.latency.trees import Background
 from prismtop.latency.trust import Trust
+from prismtop.latency.weights import gate_of, weight_of
 from prismtop.model import ModelState
 
 NEVER = float("inf")
-GATE = 0.08
-"""Residuals beyond this (or six spreads) are learnt from only a little: see `_weight`."""
-DOUBT = 0.1
-SLOW_SPREADS, LESS = 3.0, 0.2
-"""Beyond so many spreads a batch is not flagged yet, and weighs so much: the level must not run after it."""
 WARM_ROWS = 30
 """Batches of a regime before it judges."""
-MEET_GATE = 0.08
-"""How far a bucket that was met anew may lie off and be taken for what it is, not for an anomaly."""
-YOUNG_ROWS, YOUNG_BUCKET_ROWS = 150, 30
+YOUNG_ROWS = 150
+SETTLED_ROWS, SETTLED_NS = 300, 1_500_000_000
+"""Batches learnt from, or time in them, before drift is looked for: against where each bucket is by then."""
 QUARANTINE = 120
 """Batches that a regression which is no longer young waits before it learns one: drift is held against a
 model that has not seen it, and batches before an alert are never learnt.
@@ -48,14 +45,6 @@ RELEARN_ROWS = 50
 NO_DRIFT_SPREAD = 0.02
 MIXED_NOISE = 0.2
 """Relative error of the regression for mixed batches: kernels jump, it does not."""
-CALIBRATION_ROWS = (8, 16, 32, 32)
-"""Batches of each round in which a kept model is held against the engine. The first of a process that has
-just begun are slow (cold caches, clocks that rise): what does not hold is scaled, and looked at again.
-"""
-HOLDS = 0.05
-"""A kept model that is off by no more than this is taken as it is."""
-KEPT_REASON = "kept from an earlier session; the first batches check it"
-CALIBRATED_REASON = "kept from another engine; the first batches scale it to this one"
 
 
 class Expected(NamedTuple):
@@ -120,9 +109,7 @@ class Regime:
         self._step = 0
         self._solves = 0
         self._quarantine: deque[_Row] = deque()
-        self._calibrating: list[float] | None = None
-        self._round = 0
-        self._scaled = 0.0
+        self._calibration: Calibration | None = None
         self._frozen = 0
         self._paging = 0.0
         self._paging_since: int | None = None
@@ -131,6 +118,10 @@ class Regime:
         self._relearnt = 0
         self._forest: object | None = None
         self._gross = GrossWatch()
+        self._settled = False
+        self._learnt_ns = 0.0
+        self._sizes = Reach()
+        """Of batches with prefill: trees know nothing beyond, not even a slope."""
 
     @property
     def state(self) -> ModelState:
@@ -175,6 +166,8 @@ class Regime:
         level = self.levels.get(bucket)
         if level is None:
             level = self.levels[bucket] = Level()
+            if isinstance(model, DecodeModel) and 0 < FARTHER * model.largest < (features.size or 0):
+                level.reach = math.log((features.size or 0) / model.largest)
         level.visit(self._step)
         if raw is None or raw <= 0.0:
             return None
@@ -210,11 +203,14 @@ class Regime:
         slack = level.slack
         if isinstance(self.model, MixedModel):
             self._trust.note(x > self.detector.odd_at)
-            if level.rows < BUCKET_ROWS or not self.trusted:
+            beyond = features is not None and self._sizes.beyond(features.size)
+            if level.rows < BUCKET_ROWS or beyond or not self.trusted:
                 mature, slack = False, NEVER
             if self.detector.spread > NO_DRIFT_SPREAD:
                 against_anchor = 0.0  # what prompts were sent lately would look like drift
             self._gross.note(x, target_ns - expected.ns, features, 0 if self.stale else self.trained)
+        if not self._settled:
+            against_anchor = 0.0  # what is learnt only now would look like drift
         finding = self.detector.judge(x, against_anchor, mature, slack)
         if self.gross:
             finding = Finding(True, SHIFT if self.gross > 1 else "")
@@ -237,34 +233,55 @@ class Regime:
             self.trained += 1
             return
         finding, x, against_anchor = judged
-        if self._calibrating is not None:
-            self._calibrate(x)
+        if self._calibration is not None:
+            self._calibrate(self._calibration, x)
             return
-        weight = self._weight(finding, x, expected.level)
+        level = expected.level
+        trees = isinstance(self.model, MixedModel)
+        weight = weight_of(
+            *(self.detector, finding, x, level),
+            stale=bool(self.stale),
+            frozen=bool(self._frozen or self.gross),
+            trees=trees and (level.rows < BUCKET_ROWS or not self.trusted),
+        )
         detector = self.detector
-        detector.learn(x, finding)
+        unknown = level.unknown
+        if not unknown:
+            detector.learn(x, finding)
+        self._sizes.met(features.size)
         if weight <= 0.0:
             self.rejected += 1
             return
         self.trained += 1
-        level = expected.level
-        level.learn(x + level.fast, weight)
+        if unknown:
+            level.pass_on()
+        else:
+            level.learn(x + level.fast, weight)
         if weight == 1.0 and features.size and not features.carries_prefill:
             self._note_padding(Seen(features.size, features.context or 0, target_ns))
         young = self.trained < YOUNG_ROWS or level.rows < YOUNG_BUCKET_ROWS
         row = _Row(features, decode_ns, target_ns, weight if young else weight * self._huber(x))
-        if young or isinstance(self.model, MixedModel):
-            self._fit(*row)
+        if young or unknown or trees:
+            self._fit(*row, at_once=unknown)
         else:
             self._quarantine.append(row)
             if len(self._quarantine) > QUARANTINE:
                 self._fit(*self._quarantine.popleft())
         if weight == 1.0:
             self.drift += 0.02 * (against_anchor - self.drift)
+        if not self._settled:
+            self._settle(target_ns)
         if self.stale:
             self._relearnt += 1
             if self._relearnt >= RELEARN_ROWS:
                 self.stale = ""
+
+    def _settle(self, target_ns: float) -> None:
+        self._learnt_ns += target_ns
+        if self.trained >= SETTLED_ROWS or self._learnt_ns >= SETTLED_NS:
+            self._settled = True
+            for level in self.levels.values():
+                level.anchor = level.fast
 
     def reconsider(self, judged: Judged, now_ns: int) -> str:
         """Whether what looks abnormal has become the normal; says why, empty when nothing changed."""
@@ -288,8 +305,7 @@ class Regime:
             self._paging = max(0.0, self._paging - 0.25)
             if self._paging == 0.0:
                 self._paging_since = None
-        gate = max(GATE, 6 * detector.spread)
-        self._faster = self._faster + 1 if x < -gate else 0
+        self._faster = self._faster + 1 if x < -gate_of(detector) else 0
         if self._faster >= FASTER_BATCHES:
             return self._relearn(f"for {self._faster} batches")
         if detector.streak >= FLAGGED_BATCHES and not self._frozen:
@@ -306,34 +322,28 @@ class Regime:
         """Go on from another session's state; the first batches say how far it still holds."""
         self.levels = levels
         self.moved = moved
-        self.stale = KEPT_REASON if exact else CALIBRATED_REASON
-        self._calibrating, self._round = [], 0
+        self._calibration = Calibration(exact=exact)
+        self.stale = self._calibration.reason
         if noise:
             self.detector.rough = max(self.detector.rough, rough)
             self.detector.reseed(noise)
 
-    def _calibrate(self, residual: float) -> None:
+    def _calibrate(self, calibration: Calibration, residual: float) -> None:
         """Take one batch's residual; after enough of them, scale the model to this engine."""
-        found = self._calibrating
-        assert found is not None
-        found.append(residual)
-        if len(found) < CALIBRATION_ROWS[self._round]:
+        step = calibration.take(residual)
+        if step is None:
             return
-        middle = sorted(found)[len(found) // 2]
-        holds, last = abs(middle) <= HOLDS, self._round + 1 == len(CALIBRATION_ROWS)
-        self._calibrating = None if holds or last else []
-        self._round += 1
-        if holds:
-            if self.stale == KEPT_REASON:
-                self.stale = ""
+        if step.last:
+            self._calibration = None
+        if step.by == 0.0:
+            if self.stale == calibration.reason and calibration.exact:
+                self.stale, self._settled = "", True
             return
         # What was noise then says nothing of an engine, or a machine, that is another now.
-        batches_per_h, self.detector = self.detector.batches_per_h, Detector(self.detector.sensitivity)
-        self.detector.batches_per_h = batches_per_h
-        self._scaled += middle
+        self.detector = self.detector.anew()
         self.restart(
-            f"scaled by {math.exp(self._scaled):.2f} to this engine; {RELEARN_ROWS} batches confirm it",
-            math.exp(middle),
+            f"scaled by {math.exp(calibration.scaled):.2f} to this engine; {RELEARN_ROWS} batches confirm it",
+            math.exp(step.by),
         )
 
     def typical_factor(self) -> float:
@@ -368,44 +378,19 @@ class Regime:
         recent = sorted(self._recent)
         return recent[len(recent) // 2] if recent else 0.0
 
-    def _weight(self, finding: Finding, x: float, level: Level) -> float:
-        """How much a batch counts: nothing in an episode or as a spike, a little in doubt, else fully.
-
-        A shift below what wakes people is followed slowly, so that a bias of the model goes away while an
-        anomaly of some dozens of batches does not.
-        """
-        detector = self.detector
-        if not detector.ready:
-            return 1.0 if abs(x) < 0.7 else DOUBT
-        if self.stale:
-            return 1.0 if abs(x) < 1.5 else DOUBT
-        if self._frozen or finding.rule:
-            return 0.0
-        if self.gross:
-            return 0.0
-        if isinstance(self.model, MixedModel) and (level.rows < BUCKET_ROWS or not self.trusted):
-            return 1.0  # a prompt of a size not met before is no anomaly
-        if level.learnt < MEET_ROWS and abs(x) < max(MEET_GATE, 6 * detector.spread):
-            return 1.0
-        if abs(x) > max(GATE, 6 * detector.spread):
-            return DOUBT
-        if level.learnt < MEET_ROWS or level.rows < YOUNG_BUCKET_ROWS:
-            return 1.0
-        if finding.flag or detector.sustained:
-            return DOUBT
-        return LESS if x > SLOW_SPREADS * detector.spread else 1.0
-
     def _huber(self, size: float) -> float:
         bound = 2.5 * max(0.01, self.detector.spread)
         return 1.0 if size <= bound else bound / size
 
-    def _fit(self, features: Features, decode_ns: float, target_ns: float, weight: float) -> None:
+    def _fit(
+        self, features: Features, decode_ns: float, target_ns: float, weight: float, *, at_once: bool = False
+    ) -> None:
         noise = max(0.01, self.detector.spread)
         model = self.model
         if isinstance(model, MixedModel):
             model.learn(features, decode_ns, target_ns, weight, max(MIXED_NOISE, noise))
         else:
-            model.learn(features.size, features.context, target_ns, weight, noise)
+            model.learn(features.size, features.context, target_ns, weight, noise, at_once=at_once)
 
     def _note_padding(self, seen: Seen) -> None:
         if isinstance(self.model, DecodeModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from prismtop.latency.judge import LatencyJudge
@@ -74,6 +75,13 @@ class Load:
             waiting=3,
         )
         return self._made(self.cost(size, context) * factor, Mode.DECODE, work, **changes)
+
+    @staticmethod
+    def larger(batch: Batch, requests: int) -> Batch:
+        """The same batch with so many decoding requests more."""
+        work = batch.workload
+        size, decode = (work.batch_size or 0) + requests, (work.decode_tokens or 0) + requests
+        return replace(batch, workload=replace(work, batch_size=size, decode_tokens=decode))
 
     def _made(
         self, length_ms: float, mode: Mode, work: Workload, gap_ms: float = 0.1, **changes: Any

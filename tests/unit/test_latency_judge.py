@@ -87,6 +87,15 @@ def test_a_slow_drift_opens_an_alert(load: Load, told: Told) -> None:
     assert told.alerts
 
 
+def test_a_drift_says_how_far_it_is_from_where_it_began(load: Load, told: Told) -> None:
+    told.take([load.batch(size=load.rng.randint(1, 16)) for _ in range(400)])
+    for n in range(500):
+        told.take([load.batch(1 + 0.12 * min(1.0, n / 400), size=load.rng.randint(1, 16))])
+    (alert,) = told.alerts.values()
+    assert alert.kind == "drift"
+    assert alert.excess_pct == pytest.approx(11, abs=2.5)
+
+
 def test_an_anomaly_of_dozens_of_batches_is_not_learnt_away(load: Load, told: Told) -> None:
     told.take(load.decode(400))
     told.take(load.decode(60, factor=1.3))
