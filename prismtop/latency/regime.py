@@ -24,8 +24,8 @@ NEVER = float("inf")
 WARM_ROWS = 30
 """Batches of a regime before it judges."""
 YOUNG_ROWS = 150
-SETTLED_ROWS, SETTLED_NS = 300, 1_500_000_000
-"""Batches learnt from, or time in them, before drift is looked for: against where each bucket is by then."""
+SETTLED_NS = 1_500_000_000
+"""Time in batches that were learnt from before drift is looked for: against where each bucket is by then."""
 QUARANTINE = 120
 """Batches that a regression which is no longer young waits before it learns one: drift is held against a
 model that has not seen it, and batches before an alert are never learnt.
@@ -278,7 +278,7 @@ class Regime:
 
     def _settle(self, target_ns: float) -> None:
         self._learnt_ns += target_ns
-        if self.trained >= SETTLED_ROWS or self._learnt_ns >= SETTLED_NS:
+        if self._learnt_ns >= SETTLED_NS:
             self._settled = True
             for level in self.levels.values():
                 level.anchor = level.fast
