@@ -26,6 +26,8 @@ YOUNG = 50.0
 """Residuals by which little is known of the noise: with so many, thresholds are twice as high."""
 FORGET_ROUGH = 0.9995
 """For each `REFRESH` residuals: half is forgotten after 35,000."""
+FORGET_YOUNG = 0.95
+"""The same for the first `WINDOW` residuals, after which an eighth is left."""
 REFRESH = 25
 MEDIAN_OF = 5
 ODD_PROBABILITY, ODD_SPREADS = 0.002, 8.0
@@ -95,7 +97,13 @@ class Detector:
         self._stale = 0
         self._few = True
         self._learnt = 0
+        self._seen = 0
         self._derive()
+
+    def bear(self, rough: float) -> None:
+        """Take `rough` as the largest spread that there was: of another session."""
+        self.rough = max(self.rough, rough)
+        self._seen = WINDOW
 
     def anew(self) -> Detector:
         """One that knows no noise."""
@@ -195,6 +203,7 @@ class Detector:
             return
         self.noise.add(x if x < self.sensitivity.point else self.sensitivity.point)
         self._stale += 1
+        self._seen += 1
         self._learnt += 1
         if self._learnt % MEDIAN_OF == 0 and self._median is not None and not finding.flag:
             self._medians.add(self._median)
@@ -211,7 +220,8 @@ class Detector:
         if not self.ready:
             return
         self.spread = max(LEAST_SPREAD, spread(noise))
-        self.rough = max(self.spread, self.rough * FORGET_ROUGH)
+        # While a model is young it is wrong by more than the machine will ever be.
+        self.rough = max(self.spread, self.rough * (FORGET_ROUGH if self._seen >= WINDOW else FORGET_YOUNG))
         self._derive()
         slope = 0.35 * self.spread + 0.6 / n
         self.flag_at = min(

@@ -325,7 +325,7 @@ class Regime:
         self._calibration = Calibration(exact=exact)
         self.stale = self._calibration.reason
         if noise:
-            self.detector.rough = max(self.detector.rough, rough)
+            self.detector.bear(rough)
             self.detector.reseed(noise)
 
     def _calibrate(self, calibration: Calibration, residual: float) -> None:
