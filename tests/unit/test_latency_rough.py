@@ -8,6 +8,7 @@ import pytest
 
 from prismtop.latency.detector import WINDOW, Detector
 from prismtop.latency.sensitivity import NORMAL
+from tests.unit.latency_load import Load, Told, make_judge
 
 
 @pytest.fixture
@@ -40,3 +41,20 @@ def test_bad_minutes_of_another_session_are_remembered(detector: Detector) -> No
     detector.bear(0.1)
     quiet(detector, 2 * WINDOW, 0.01)
     assert detector.rough > 0.09
+
+
+def hiccups(one_in: int) -> Told:
+    """An engine of rough short steps, of which some take 10 ms longer for a while."""
+    load, told = Load(noise=0.1, cost=lambda size, context: 2.0), Told(make_judge())
+    told.take(load.decode(1500))
+    for n in range(160):
+        told.take(load.decode(1, factor=6.0 if n % one_in == 0 else 1.0))
+    return told
+
+
+def test_small_hiccups_that_come_in_numbers_wake_people() -> None:
+    assert [alert.kind for alert in hiccups(8).alerts.values()] == ["spike"]
+
+
+def test_a_few_small_hiccups_wake_nobody() -> None:
+    assert not hiccups(40).alerts
