@@ -1,7 +1,7 @@
 """False alerts of the latency model on hours of the demo engine under shifting load. Prints; asserts nothing.
 
-    python tests/bench/bench_latency_demo.py make FILE [BATCHES] [MAX_SECONDS]   runs the engine, keeps facts
-    python tests/bench/bench_latency_demo.py judge FILE [SENSITIVITY]            judges them, cpu then wall
+    python tests/bench/bench_latency_demo.py make FILE [BATCHES] [MAX_SECONDS] [SEED]   the engine runs
+    python tests/bench/bench_latency_demo.py judge FILE [SENSITIVITY]   cpu, then wall
 
 Method: the real demo engine (scheduler, model, sampler; sizes as shipped) is stepped in
 this process, one step after another without pauses. Virtual time is the sum of the step durations; requests
@@ -180,7 +180,8 @@ def main() -> None:
     """See the head of this file."""
     what, file = sys.argv[1], Path(sys.argv[2])
     if what == "make":
-        make(file, int((sys.argv[3:] or ["216000"])[0]), float((sys.argv[4:] or ["3600"])[0]))
+        batches, seconds, seed = (*sys.argv[3:], *("216000", "3600", "7")[len(sys.argv) - 3 :])
+        make(file, int(batches), float(seconds), seed=int(seed))
     else:
         judge(file, *(sys.argv[3:4]))
 
