@@ -88,6 +88,7 @@ class Regime:
         levels: by bucket.
         trained, rejected: batches learnt from, and not.
         stale: why the model relearns; empty when it does not.
+        kept: whether it goes on from another session.
         moved: log of what relearning has moved the level by, against the first reference.
     """
 
@@ -109,6 +110,7 @@ class Regime:
         self._step = 0
         self._solves = 0
         self._quarantine: deque[_Row] = deque()
+        self.kept = False
         self._calibration: Calibration | None = None
         self._frozen = 0
         self._paging = 0.0
@@ -201,17 +203,16 @@ class Regime:
         against_anchor = residual - level.anchor
         mature = level.rows >= BUCKET_ROWS and level.visits > MEET_ROWS
         slack = level.slack
+        drifted = against_anchor if self._settled else 0.0  # what is learnt only now would look like drift
         if isinstance(self.model, MixedModel):
             self._trust.note(x > self.detector.odd_at)
             beyond = features is not None and self._sizes.beyond(features.size)
             if level.rows < BUCKET_ROWS or beyond or not self.trusted:
                 mature, slack = False, NEVER
             if self.detector.spread > NO_DRIFT_SPREAD:
-                against_anchor = 0.0  # what prompts were sent lately would look like drift
+                drifted = 0.0  # what prompts were sent lately would look like drift
             self._gross.note(x, target_ns - expected.ns, features, 0 if self.stale else self.trained)
-        if not self._settled:
-            against_anchor = 0.0  # what is learnt only now would look like drift
-        finding = self.detector.judge(x, against_anchor, mature, slack)
+        finding = self.detector.judge(x, drifted, mature, slack)
         if self.gross:
             finding = Finding(True, SHIFT if self.gross > 1 else "")
         if shift and not finding.flag and self.detector.ready and x > max(0.01, shift / 2):
@@ -239,7 +240,10 @@ class Regime:
         level = expected.level
         trees = isinstance(self.model, MixedModel)
         weight = weight_of(
-            *(self.detector, finding, x, level),
+            self.detector,
+            finding,
+            x,
+            level,
             stale=bool(self.stale),
             frozen=bool(self._frozen or self.gross),
             trees=trees and (level.rows < BUCKET_ROWS or not self.trusted),
@@ -248,7 +252,8 @@ class Regime:
         unknown = level.unknown
         if not unknown:
             detector.learn(x, finding)
-        self._sizes.met(features.size)
+        if trees:
+            self._sizes.met(features.size)
         if weight <= 0.0:
             self.rejected += 1
             return
@@ -322,6 +327,7 @@ class Regime:
         """Go on from another session's state; the first batches say how far it still holds."""
         self.levels = levels
         self.moved = moved
+        self.kept = True
         self._calibration = Calibration(exact=exact)
         self.stale = self._calibration.reason
         if noise:

@@ -214,7 +214,8 @@ def check(content: Mapping[str, Any]) -> None:
             raise ValueError("its scale is not positive")
         [_level(values) for values in entry["levels"].values()]
         [_number(value) for value in entry["noise"]]
-        _number(entry.get("rough", 0.0))
+        if _number(entry.get("rough", 0.0)) < 0:
+            raise ValueError("its noise is negative")
 
 
 def dump(engine: EngineJudge) -> dict[str, Any]:
@@ -228,7 +229,9 @@ def dump(engine: EngineJudge) -> dict[str, Any]:
         "sizes": list(schedule.sizes),
         "basis": engine.basis,
         "regimes": {
-            name: _dump_regime(regime) for name, regime in engine.regimes.items() if regime.detector.ready
+            name: _dump_regime(regime)
+            for name, regime in engine.regimes.items()
+            if regime.detector.ready or regime.kept
         },
     }
 

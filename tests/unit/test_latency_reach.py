@@ -50,6 +50,13 @@ def test_what_changes_while_a_process_gets_going_is_no_drift(told: Told) -> None
     assert not told.alerts
 
 
+def test_a_young_model_of_a_process_that_began_slowly_is_scaled_when_it_is_warm(told: Told) -> None:
+    load = Load(cost=lambda size, context: 2.0)
+    told.take([load.batch(1.8, size=1, context=100) for _ in range(380)])
+    made = told.take([load.batch(size=1, context=100) for _ in range(60)])
+    assert median(errors(made[45:])) < 0.03
+
+
 def test_batches_with_prefill_larger_than_any_before_raise_no_alert(told: Told) -> None:
     load = Load()
     for _ in range(300):

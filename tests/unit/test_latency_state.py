@@ -83,6 +83,15 @@ def test_a_process_that_begins_slowly_is_predicted_right_once_it_is_warm(tmp_pat
     assert median(errors(made[-220:])) < 0.03
 
 
+def test_a_short_session_in_which_nothing_fits_loses_no_model(tmp_path: Path) -> None:
+    kept(tmp_path)
+    load, judge = Load(seed=6), judge_of(tmp_path)
+    Told(judge).take([*load.decode(20, factor=1.5), *load.mixed(40)])
+    judge.close()
+    content = json.loads(next(tmp_path.glob("*.json")).read_text())
+    assert "decode" in content["regimes"]
+
+
 def test_the_noise_of_a_machine_s_bad_minutes_is_kept(tmp_path: Path) -> None:
     load, judge = Load(noise=0.1), judge_of(tmp_path)
     told = Told(judge)
@@ -123,6 +132,7 @@ def test_another_engine_starts_from_nothing(tmp_path: Path) -> None:
         lambda text: text.replace('"schema": 2', '"schema": 99'),
         lambda text: text.replace('"unit_ns": ', '"unit_ns": -'),
         lambda text: text.replace('"rows": ', '"rows": "x'),
+        lambda text: text.replace('"rough": ', '"rough": -'),
         lambda text: text.replace('"moment": [', '"moment": [NaN, '),
         lambda text: text.replace('"gram": [[', '"gram": [[1e999, '),
         lambda text: "[" * 100_000,
