@@ -1,29 +1,46 @@
-"""A kept model held against the first batches of an engine, and scaled until it fits."""
+"""A kept model held against the first batches of an engine, and scaled where it does not fit."""
 
 from __future__ import annotations
 
+from math import sqrt
+from statistics import median
 from typing import NamedTuple
 
-ROUNDS = (8, 16, 32, 32)
-"""Batches of each round. The first of a process that has just begun are slow (cold caches, clocks that rise):
-what does not hold is scaled, and looked at again.
+ROWS = 8
+"""Batches that it is held against. The first of a process that has just begun are slow (cold caches, clocks
+that rise): a model that was scaled by them learns on before it is relied on.
 """
-HOLDS = 0.05
-"""A kept model that is off by no more than this (log ratio) is taken as it is."""
+HOLDS, MAY_HOLD = 0.05, 0.15
+"""A kept model that is off by no more than this (log ratio) is taken as it is; by no more than the second
+where its batches vary so much that it may not be off at all.
+"""
+CHANCE = 2.0
+"""Standard errors of a median that chance explains."""
+NORMAL, OF_MEDIAN = 1.4826, 1.2533
+"""Standard deviation over median absolute deviation, and standard error of a median over that of a mean, both
+of a normal distribution.
+"""
 KEPT = "kept from an earlier session; the first batches check it"
 FOREIGN = "kept from another engine; the first batches scale it to this one"
 
 
-class Step(NamedTuple):
-    """The end of a round.
+class Result(NamedTuple):
+    """What the first batches say of a kept model.
 
     Attributes:
-        by: log ratio to scale the model by; 0 when it holds.
-        last: whether no round follows.
+        by: log ratio to scale it by; 0 when it holds.
+        residuals: log of actual over expected, of each batch.
+        spread: their standard deviation (robust).
     """
 
     by: float
-    last: bool
+    residuals: tuple[float, ...]
+    spread: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the model may be taken as it is."""
+        return self.by == 0.0
 
 
 class Calibration:
@@ -31,15 +48,10 @@ class Calibration:
 
     Args:
         exact: whether the model is of this very engine, by its key.
-
-    Attributes:
-        scaled: log ratio that the model was scaled by so far.
     """
 
     def __init__(self, *, exact: bool) -> None:
         self.exact = exact
-        self.scaled = 0.0
-        self._round = 0
         self._residuals: list[float] = []
 
     @property
@@ -47,15 +59,14 @@ class Calibration:
         """Why the model is not relied on yet."""
         return KEPT if self.exact else FOREIGN
 
-    def take(self, residual: float) -> Step | None:
-        """Take one batch's residual (log of actual over expected); None before the end of a round."""
+    def take(self, residual: float) -> Result | None:
+        """Take one batch's residual (log of actual over expected); None before there are enough."""
         self._residuals.append(residual)
-        if len(self._residuals) < ROUNDS[self._round]:
+        if len(self._residuals) < ROWS:
             return None
-        middle = sorted(self._residuals)[len(self._residuals) // 2]
-        self._residuals = []
-        self._round += 1
-        if abs(middle) <= HOLDS:
-            return Step(0.0, last=True)
-        self.scaled += middle
-        return Step(middle, last=self._round == len(ROUNDS))
+        residuals = tuple(self._residuals)
+        middle = median(residuals)
+        spread = NORMAL * median(abs(residual - middle) for residual in residuals)
+        chance = CHANCE * OF_MEDIAN * spread / sqrt(len(residuals))
+        holds = abs(middle) <= min(max(HOLDS, chance), MAY_HOLD)
+        return Result(0.0 if holds else middle, residuals, spread)

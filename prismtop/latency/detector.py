@@ -199,7 +199,7 @@ class Detector:
 
     def learn(self, x: float, finding: Finding) -> None:
         """Take a residual as one of undisturbed operation, unless it is not."""
-        if finding.rule in (SHIFT, DRIFT) or self.disturbed:
+        if finding.rule in (SHIFT, DRIFT) or (self.ready and self.disturbed):
             return
         self.noise.add(x if x < self.sensitivity.point else self.sensitivity.point)
         self._stale += 1

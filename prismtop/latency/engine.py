@@ -47,12 +47,14 @@ STEPS_UNTIL_RATE = 100
 
 
 class _Past(NamedTuple):
-    """A batch that was judged: ns beyond the expected, and log ratios to the expected and to the anchor."""
+    """A batch that was judged: ns beyond the expected, and log ratios to the expected and, for drift, to the
+    anchor.
+    """
 
     batch: Batch
     excess_ns: float
     x: float
-    against_anchor: float
+    drifted: float
     target_ns: float
 
     def beyond(self, rule: str) -> tuple[float, float]:
@@ -61,7 +63,7 @@ class _Past(NamedTuple):
         """
         if rule != DRIFT:
             return self.x, self.excess_ns
-        return self.against_anchor, self.target_ns * (1.0 - exp(-self.against_anchor))
+        return self.drifted, self.target_ns * (1.0 - exp(-self.drifted))
 
 
 class EngineJudge:
@@ -260,7 +262,7 @@ class EngineJudge:
     ) -> None:
         finding = judged.finding
         excess = target - expected.ns
-        past = _Past(batch, excess, judged.x, judged.against_anchor, target)
+        past = _Past(batch, excess, judged.x, judged.drifted, target)
         if regime.alerting or regime.gross:
             if finding.rule and self._matters(finding.rule, regime, past):
                 beyond = past.beyond(finding.rule)[1]

@@ -43,6 +43,8 @@ KEEP = 0.02
 """What the rows of the old regime still count after a relearn."""
 RELEARN_ROWS = 50
 NO_DRIFT_SPREAD = 0.02
+NOISIER = 3.0
+"""Batches that vary by so many times what they did before: the kept noise says nothing of them."""
 MIXED_NOISE = 0.2
 """Relative error of the regression for mixed batches: kernels jump, it does not."""
 
@@ -65,11 +67,18 @@ class Expected(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A finding and the numbers behind it."""
+    """A finding and the numbers behind it.
+
+    Attributes:
+        x: log of actual over expected.
+        against_anchor: the same against the anchor.
+        drifted: what of that was looked at as drift; 0 where it says nothing.
+    """
 
     finding: Finding
     x: float
     against_anchor: float
+    drifted: float
 
 
 class _Row(NamedTuple):
@@ -217,7 +226,7 @@ class Regime:
             finding = Finding(True, SHIFT if self.gross > 1 else "")
         if shift and not finding.flag and self.detector.ready and x > max(0.01, shift / 2):
             finding = Finding(True, finding.rule)  # the whole process is slow: less evidence is enough
-        return Judged(finding, x, against_anchor)
+        return Judged(finding, x, against_anchor, drifted)
 
     def learn(
         self,
@@ -233,7 +242,7 @@ class Regime:
             self._fit(features, decode_ns, target_ns, 1.0)
             self.trained += 1
             return
-        finding, x, against_anchor = judged
+        finding, x, against_anchor, _ = judged
         if self._calibration is not None:
             self._calibrate(self._calibration, x)
             return
@@ -290,7 +299,7 @@ class Regime:
 
     def reconsider(self, judged: Judged, now_ns: int) -> str:
         """Whether what looks abnormal has become the normal; says why, empty when nothing changed."""
-        finding, x, against_anchor = judged
+        finding, x, against_anchor, _ = judged
         detector = self.detector
         self._recent.append(against_anchor)
         if not detector.ready:
@@ -326,6 +335,8 @@ class Regime:
     ) -> None:
         """Go on from another session's state; the first batches say how far it still holds."""
         self.levels = levels
+        for level in levels.values():
+            level.fast = level.anchor  # what the last batches of that session were like is over
         self.moved = moved
         self.kept = True
         self._calibration = Calibration(exact=exact)
@@ -335,22 +346,23 @@ class Regime:
             self.detector.reseed(noise)
 
     def _calibrate(self, calibration: Calibration, residual: float) -> None:
-        """Take one batch's residual; after enough of them, scale the model to this engine."""
-        step = calibration.take(residual)
-        if step is None:
+        """Take one batch's residual; after enough of them, scale the model to this engine where it is off."""
+        result = calibration.take(residual)
+        if result is None:
             return
-        if step.last:
-            self._calibration = None
-        if step.by == 0.0:
-            if self.stale == calibration.reason and calibration.exact:
-                self.stale, self._settled = "", True
-            return
-        # What was noise then says nothing of an engine, or a machine, that is another now.
-        self.detector = self.detector.anew()
-        self.restart(
-            f"scaled by {math.exp(calibration.scaled):.2f} to this engine; {RELEARN_ROWS} batches confirm it",
-            math.exp(step.by),
-        )
+        self._calibration = None
+        if not result.holds:
+            # What was noise then says nothing of an engine, or a machine, that is another now.
+            self.detector = self.detector.anew()
+            self.restart(
+                f"scaled by {math.exp(result.by):.2f} to this engine; {RELEARN_ROWS} batches confirm it",
+                math.exp(result.by),
+            )
+        elif calibration.exact:
+            self.stale, self._settled = "", True
+            if result.spread > NOISIER * self.detector.spread:
+                self.detector = self.detector.anew()
+                self.detector.reseed(list(result.residuals))
 
     def typical_factor(self) -> float:
         """The present level of the bucket that was met last, as a factor on the regression's word."""

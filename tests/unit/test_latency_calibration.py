@@ -1,41 +1,50 @@
-"""A kept model is held against an engine's first batches in rounds."""
+"""A kept model is held against an engine's first batches."""
 
 from __future__ import annotations
 
 import pytest
 
-from prismtop.latency.calibration import ROUNDS, Calibration, Step
+from prismtop.latency.calibration import FOREIGN, HOLDS, KEPT, MAY_HOLD, ROWS, Calibration, Result
 
 
-@pytest.fixture
-def calibration() -> Calibration:
-    return Calibration(exact=True)
+def result_of(*residuals: float) -> Result:
+    calibration = Calibration(exact=True)
+    *before, last = (calibration.take(residual) for residual in residuals)
+    assert before == [None] * (ROWS - 1)
+    assert last is not None
+    return last
 
 
-def steps(calibration: Calibration, residuals: list[float]) -> list[Step]:
-    return [step for residual in residuals if (step := calibration.take(residual)) is not None]
+def around(middle: float, off: float) -> list[float]:
+    """Residuals whose median absolute deviation is `off`."""
+    return [middle - off, middle + off] * (ROWS // 2)
 
 
-def test_a_model_that_holds_is_taken_after_one_round(calibration: Calibration) -> None:
-    assert steps(calibration, [0.01] * ROUNDS[0]) == [Step(0.0, last=True)]
+def test_a_model_that_is_off_by_little_holds() -> None:
+    assert result_of(*[HOLDS - 0.001] * ROWS).holds
 
 
-def test_nothing_is_said_before_the_end_of_a_round(calibration: Calibration) -> None:
-    assert steps(calibration, [0.5] * (ROUNDS[0] - 1)) == []
+def test_a_model_that_is_off_is_scaled_by_the_median() -> None:
+    assert result_of(*[0.3] * (ROWS - 2), 5.0, 7.0).by == pytest.approx(0.3)
 
 
-def test_a_model_that_does_not_hold_is_scaled_by_the_median(calibration: Calibration) -> None:
-    residuals = [0.3] * (ROUNDS[0] - 2) + [5.0, 7.0]
-    assert steps(calibration, residuals) == [Step(0.3, last=False)]
+def test_a_model_that_is_too_dear_is_scaled_too() -> None:
+    assert result_of(*[-0.4] * ROWS).by == pytest.approx(-0.4)
 
 
-def test_a_second_round_takes_back_what_a_cold_start_looked_like(calibration: Calibration) -> None:
-    steps(calibration, [0.9] * ROUNDS[0])
-    (step,) = steps(calibration, [-0.9] * ROUNDS[1])
-    assert step.by == -0.9
-    assert calibration.scaled == pytest.approx(0.0)
+def test_a_model_that_chance_may_have_put_off_holds() -> None:
+    assert result_of(*around(0.09, 0.1)).holds
+    assert not result_of(*around(0.09, 0.01)).holds
 
 
-def test_the_last_round_is_the_last_whatever_it_finds(calibration: Calibration) -> None:
-    made = steps(calibration, [0.2] * sum(ROUNDS))
-    assert [step.last for step in made] == [False, False, False, True]
+def test_a_model_that_is_far_off_is_scaled_however_much_its_batches_vary() -> None:
+    assert not result_of(*around(MAY_HOLD + 0.01, 0.9)).holds
+
+
+def test_the_spread_is_that_of_the_batches() -> None:
+    assert result_of(*around(0.0, 0.1)).spread == pytest.approx(0.148, abs=0.001)
+
+
+@pytest.mark.parametrize(("exact", "reason"), [(True, KEPT), (False, FOREIGN)])
+def test_the_reason_says_whose_model_it_is(exact: bool, reason: str) -> None:
+    assert Calibration(exact=exact).reason == reason

@@ -6,6 +6,7 @@ from statistics import median
 
 import pytest
 
+from prismtop.latency.features import Features
 from prismtop.latency.levels import BUCKET_ROWS, Reach
 from tests.unit.latency_load import Load, Told, errors, make_judge
 
@@ -92,3 +93,19 @@ def test_larger_sizes_count_together() -> None:
     for size in range(1, BUCKET_ROWS + 1):
         reach.met(size)
     assert not reach.beyond(BUCKET_ROWS)
+
+
+def test_batches_of_a_young_process_say_how_far_they_are_from_the_anchor_but_nothing_of_drift(
+    told: Told,
+) -> None:
+    load = Load(cost=lambda size, context: 2.0)
+    told.take([load.batch(size=1, context=100) for _ in range(100)])
+    engine = told.judge.engine(told.batches[0].pid)
+    regime = engine.decode_regime()
+    assert regime is not None
+    features = Features("decode", 1, 100)
+    expected = regime.expect(features, 0.0)
+    assert expected is not None
+    judged = regime.judge(expected, 1.2 * expected.ns)
+    assert judged.drifted == 0.0
+    assert judged.against_anchor == pytest.approx(0.18, abs=0.02)

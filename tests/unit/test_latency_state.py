@@ -83,6 +83,27 @@ def test_a_process_that_begins_slowly_is_predicted_right_once_it_is_warm(tmp_pat
     assert median(errors(made[-220:])) < 0.03
 
 
+def test_a_process_that_begins_slowly_is_judged_within_a_hundred_batches(tmp_path: Path) -> None:
+    kept(tmp_path)
+    load, told = Load(seed=6), Told(judge_of(tmp_path))
+    told.take([*cold(load), *load.decode(80)])
+    assert told.judge.card().state is ModelState.READY
+
+
+def test_a_machine_that_is_noisier_now_raises_no_alert_under_a_kept_model(tmp_path: Path) -> None:
+    kept(tmp_path)
+    load, told = Load(seed=8, noise=0.1), Told(judge_of(tmp_path))
+    told.take(load.decode(200))
+    assert not told.alerts
+
+
+def test_a_noisy_engine_is_judged_after_as_many_batches_as_a_quiet_one(tmp_path: Path) -> None:
+    kept(tmp_path)
+    load, told = Load(seed=8, noise=0.1), Told(judge_of(tmp_path))
+    told.take(load.decode(60, factor=1.3))
+    assert told.judge.card().state is ModelState.READY
+
+
 def test_a_short_session_in_which_nothing_fits_loses_no_model(tmp_path: Path) -> None:
     kept(tmp_path)
     load, judge = Load(seed=6), judge_of(tmp_path)
