@@ -84,18 +84,23 @@ class NvidiaReader:
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
         """One round over all GPUs; each has its own time."""
-        counts = self._events.counts()
+        counts, reasons = self._events.counts(), self._events.reasons()
         for gpu in self._gpus:
             sheet.now_ns = _now()
             gpu.read(sheet, slow=slow)
-            name, device = "gpu_xid_errors_total", gpu.device
-            if device in counts:
-                count, text = counts[device]
-                if slow or count != gpu.xids:
-                    gpu.xids = count
-                    sheet.value(name, device, count, text=text)
-            elif device in self._events.reasons:
-                sheet.gap(name, device, self._events.reasons[device])
+            self._xids(sheet, gpu, slow, counts.get(gpu.device), reasons.get(gpu.device, ""))
+
+    def _xids(self, sheet: Sheet, gpu: _Gpu, slow: bool, found: tuple[int, str] | None, reason: str) -> None:
+        """What was counted is shown for as long as it is more than nothing, whether or not it goes on."""
+        name, device = "gpu_xid_errors_total", gpu.device
+        if found is None or (reason and not found[0]):
+            if reason:
+                sheet.gap(name, device, reason)
+            return
+        count, text = found
+        if slow or count != gpu.xids:
+            gpu.xids = count
+            sheet.value(name, device, count, text=f"{text}; not counted now: {reason}" if reason else text)
 
     def close(self) -> None:
         """End the waiting thread, free samples, then shut NVML down: in this order."""

@@ -160,15 +160,16 @@ R nvmlGpmMetricsGet(gg *g) {
     return OK;
 }
 #endif
-R nvmlEventSetCreate(void **s) { UP R r = planned(__func__, 0); if (r) return r; *s = malloc(8); C->live_sets++; return OK; }
+R nvmlEventSetCreate(void **s) { UP R r = planned(__func__, 0); if (r) return r; *s = calloc(1, 8); C->live_sets++; return OK; }
 R nvmlEventSetFree(void *s) { UP free(s); C->live_sets--; return OK; }
-R nvmlDeviceRegisterEvents(void *h, ull m, void *s) { D(h) return OK; }
+R nvmlDeviceRegisterEvents(void *h, ull m, void *s) { D(h) *(ull *)s |= 1ull << i; return OK; }
 typedef struct { void *dev; ull type, data; unsigned gi, ci; } ev;
 R nvmlEventSetWait_v2(void *s, ev *e, unsigned ms) {
     UP if (!C->live_sets) { C->misuse++; return INVAL; }
     for (unsigned t = 0; t < ms; t += STEP_MS) {
         R r = planned(__func__, 0); if (r) return r;
         if (C->xid) { e->dev = (void *)(intptr_t)(C->xid_gpu + 1); e->type = 8; e->data = C->xid; C->xid = 0; return OK; }
+        if (*(ull *)s & C->lost_mask) return LOST;  // one of the set is enough (nvml.h)
         usleep(STEP_MS * 1000);
     }
     return TIMEOUT;

@@ -435,6 +435,41 @@ def test_waiting_for_events_ends_when_it_fails(library: Path, tmp_path: Path) ->
     assert (told["sets"], told["misuse"]) == (0, 0)
 
 
+def test_the_xid_of_a_lost_gpu_stays_and_the_others_are_watched_on(library: Path, tmp_path: Path) -> None:
+    """XID 79 and the loss of the GPU come together, and the loss ends the waiting for the whole set."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        nvidia_events._FIRST_PAUSE_S = 0.05
+        scene.open()
+        scene.round()
+        def until(gpu, seen):
+            end = time.monotonic() + 20
+            while not seen(found := scene.round(slow=True).get(f"gpu_xid_errors_total gpu {gpu}")):
+                assert time.monotonic() < end, found
+            return {f"gpu {gpu}": found}
+        c.xid_gpu, c.xid, c.lost_mask = 0, 79, 1
+        lost = until(0, lambda made: made is not None and "not counted now" in made.text)
+        again = until(1, lambda made: made is not None and made.value == 0)
+        c.xid_gpu, c.xid = 1, 31
+        other = until(1, lambda made: made is not None and made.value)
+        c.lost_mask = 0
+        nvidia_events._LONGEST_PAUSE_S = 0.05
+        back = until(0, lambda made: made is not None and made.value and "now" not in made.text)
+        scene.reader.close()
+        tell(lost, again, other, back, misuse=c.misuse, sets=c.live_sets)
+        """,
+    )
+    lost, _, other, back = told["rounds"]
+    assert lost["gpu 0"][0] == 1
+    words = "XID 79: the GPU has fallen off the bus"
+    assert lost["gpu 0"][2].startswith(f"{words}; not counted now: the GPU is lost")
+    assert other["gpu 1"][::2] == [1, "XID 31: memory page fault of a kernel"]
+    assert back["gpu 0"][::2] == [1, words]
+    assert (told["misuse"], told["sets"]) == (0, 0)
+
+
 def test_a_process_is_known_by_its_pid_outside_or_inside_of_its_container(
     library: Path, tmp_path: Path
 ) -> None:
