@@ -12,6 +12,8 @@ from prismtop.model import Target
 
 _NAMES = ("gpu_process_busy_ratio", "gpu_process_memory_bytes")
 _OTHERS_BUSY = "gpu_others_busy_ratio"
+_MOST = 100
+"""Percent. Drivers fill places of the answer with what was in memory: larger numbers, and old or no times."""
 OTHER_NAMESPACE = "device-wide only: the driver's process ids are of another pid namespace"
 
 
@@ -126,8 +128,11 @@ class DeviceProcesses:
         name = "gpu_process_busy_ratio"
         shares: dict[int, list[int]] = {}
         others: dict[int, list[int]] = {}
+        since_us = self._since_us
         try:
-            for sample in nvml.nvmlDeviceGetProcessUtilization(self._handle, self._since_us):
+            for sample in nvml.nvmlDeviceGetProcessUtilization(self._handle, since_us):
+                if sample.smUtil > _MOST or sample.timeStamp <= since_us:
+                    continue
                 self._since_us = max(self._since_us, int(sample.timeStamp))
                 pid = self._pids.ours(int(sample.pid))
                 of = others if pid is None else shares

@@ -16,7 +16,7 @@ typedef int R;
 typedef unsigned long long ull;
 enum { OK = 0, UNINIT = 1, INVAL = 2, NOSUP = 3, NOTFOUND = 6, INSUF = 7, TIMEOUT = 10, LOST = 15 };
 struct ctl {
-    uint32_t ngpu, lost_mask, gpm, xid, xid_gpu, live_sets, live_samples, misuse, inits, shutdowns, gpm_bad, nfd_calls;
+    uint32_t ngpu, lost_mask, gpm, xid, xid_gpu, live_sets, live_samples, misuse, inits, shutdowns, gpm_bad, nfd_calls, rubbish, spare;
     uint32_t util[16], memutil[16], sm_mhz[16], power_mw[16], temp[16], fan[16], migs[16], pid[16], other_pid[16];
     uint64_t reasons[16], used[16], total[16], ecc[16], nv_kib[16], pcie[16];
     double sm_util[16], dram_util[16];
@@ -85,10 +85,12 @@ R nvmlDeviceGetPcieThroughput(void *h, int c, unsigned *v) { D(h) usleep(20000);
 typedef struct { unsigned pid; ull ts; unsigned sm, mem, enc, dec; } pu;
 R nvmlDeviceGetProcessUtilization(void *h, pu *b, unsigned *n, ull since) {
     D(h) if (!C->pid[i] || !C->util[i]) return NOTFOUND;
-    if (!b || *n < 2) { *n = 2; return INSUF; }
-    *n = 1 + (C->other_pid[i] != 0);
+    int rubbish = C->rubbish * 2;  // drivers do that
+    if (!b || *n < 4) { *n = 4; return INSUF; }
+    *n = 1 + (C->other_pid[i] != 0) + rubbish;
     b[0] = (pu){C->pid[i], us(), C->util[i], C->memutil[i], 0, 0};
     if (C->other_pid[i]) b[1] = (pu){C->other_pid[i], us(), 15, 5, 0, 0};
+    if (rubbish) b[*n - 2] = (pu){C->pid[i], us(), 4294966000u, 5, 0, 0}, b[*n - 1] = (pu){C->pid[i], 1, 1, 0, 0, 0};
     return OK;
 }
 typedef struct { unsigned pid; ull used; unsigned gi, ci; } pi;

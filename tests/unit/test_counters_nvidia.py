@@ -488,6 +488,23 @@ def test_a_process_is_known_by_its_pid_outside_or_inside_of_its_container(
     assert told["rounds"][0]["gpu_process_memory_bytes gpu 0 pid 4242"][0] == 60 * GIB
 
 
+def test_rubbish_among_a_drivers_samples_is_no_use_of_the_gpu(library: Path, tmp_path: Path) -> None:
+    """Numbers above 100 % and times before those that were asked for, as real drivers hand out."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        c.pid[0], c.rubbish = os.getpid(), 1
+        scene.open(target(os.getpid()))
+        scene.round()
+        second = scene.round()
+        scene.reader.close()
+        tell({f"{c.name} of ours": c for c in second.values() if " pid " in c.device})
+        """,
+    )
+    assert told["rounds"][0]["gpu_process_busy_ratio of ours"][0] == 0.8
+
+
 def test_pids_of_another_namespace_leave_the_device_as_a_whole(library: Path, tmp_path: Path) -> None:
     told = play(
         library,
