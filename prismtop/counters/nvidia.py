@@ -12,8 +12,8 @@ from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.nvidia_errors import Calls, explain
 from prismtop.counters.nvidia_events import Events
 from prismtop.counters.nvidia_fields import Fields
-from prismtop.counters.nvidia_gpm import PCIE, PROFILING, Gpm
-from prismtop.counters.nvidia_processes import DeviceProcesses, PidMap
+from prismtop.counters.nvidia_gpm import METRIC_NAMES, PCIE, PROFILING, Gpm
+from prismtop.counters.nvidia_processes import OTHERS, DeviceProcesses, PidMap
 from prismtop.counters.sheet import Reader, Sheet
 
 _USE = ("gpu_busy_ratio", "gpu_memory_busy_ratio")
@@ -167,12 +167,13 @@ class _Gpu:
     def _gone(self, sheet: Sheet, reason: str) -> None:
         for name in _LOST_NAMES:
             sheet.gap(name, self.device, reason)
+        self._processes.gone(sheet, reason)
         for mig in self._migs or ():
             mig.gone(sheet, reason)
 
     def _use(self, sheet: Sheet, mig: bool) -> None:
         if mig:
-            for name in (*_USE, *PROFILING, "gpu_others_busy_ratio", "gpu_others_count"):
+            for name in (*_USE, *PROFILING, *OTHERS):
                 sheet.gap(name, self.device, "not available while MIG is on: see its MIG devices")
             return
         use = self._calls(sheet, _USE, self._nvml.nvmlDeviceGetUtilizationRates, self.handle)
@@ -249,6 +250,8 @@ class _Gpu:
         """MIG devices as they are now; known ones keep their samples. Empty without MIG."""
         nvml = self._nvml
         mode = self._calls(sheet, (), nvml.nvmlDeviceGetMigMode, self.handle)
+        if self._calls.lost(sheet.now_ns):
+            return self._migs or []  # it is not known that they are gone
         known = {mig.instance: mig for mig in self._migs or ()}
         found: list[_Mig] = []
         if mode is not None and mode[0]:
@@ -290,12 +293,16 @@ class _Mig:
             sheet.value("gpu_memory_used_bytes", self.device, memory.used)
             if slow:
                 sheet.value("gpu_memory_total_bytes", self.device, memory.total)
+        sheet.gap(
+            "gpu_busy_ratio", self.device, "NVML has none for a MIG device: see how much of it was active"
+        )
         self._gpm.read(sheet)
         self._processes.read(sheet, slow=slow)
 
     def gone(self, sheet: Sheet, reason: str) -> None:
-        for name in (*_MEMORY, *PROFILING):
+        for name in (*_MEMORY, *METRIC_NAMES, *OTHERS, "gpu_busy_ratio"):
             sheet.gap(name, self.device, reason)
+        self._processes.gone(sheet, reason)
 
     def close(self) -> None:
         self._gpm.close()

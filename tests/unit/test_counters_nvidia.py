@@ -374,6 +374,36 @@ def test_under_mig_each_device_has_its_memory_and_its_activity(library: Path, tm
     assert told["left"] == 0
 
 
+def test_no_counter_of_a_mig_device_or_of_a_process_is_missing_in_silence(
+    library: Path, tmp_path: Path
+) -> None:
+    """While MIG is on, and when the GPU is then lost in a round that looks for MIG devices too."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        from prismtop.counters.device import missing
+        made = {}
+        for migs in (0, 2):
+            c.migs[0], c.pid[0], c.lost_mask, scene.sheet = migs, os.getpid(), 0, Sheet()
+            scene.open(target(os.getpid()))
+            before = {**scene.round(), **scene.round()}
+            c.lost_mask = 1
+            lost = {k for k, v in scene.round().items() if v.value is None and "the GPU is lost" in v.reason}
+            scene.reader.close()
+            device = "gpu 0 mig 3/0" if migs else "gpu 0"
+            wanted = [f"{n} gpu 0" for n in missing(())]
+            wanted += [f"{n} {device}" for n in ("gpu_busy_ratio", "gpu_others_busy_ratio")]
+            wanted += [f"gpu_process_{n} {device} pid {os.getpid()}" for n in ("busy_ratio", "memory_bytes")]
+            gone = [key for key in before if " gpu 0" in key and "xid" not in key]
+            made[migs] = [key for key in wanted if key not in before] + [key for key in gone if key not in lost]
+        tell(made=made, misuse=c.misuse, left=c.live_samples)
+        """,
+    )
+    assert told["made"] == {"0": [], "2": []}
+    assert (told["misuse"], told["left"]) == (0, 0)
+
+
 def test_an_xid_is_counted_and_named_by_the_thread_that_waits(library: Path, tmp_path: Path) -> None:
     told = play(
         library,
