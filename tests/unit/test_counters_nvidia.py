@@ -293,6 +293,26 @@ def test_each_rate_has_one_source_in_every_round(library: Path, tmp_path: Path) 
     assert told["sources"] == [[[name, "gpm", True] for name in names]] * 3
 
 
+def test_nvlink_errors_come_from_the_fields_that_the_generation_has(library: Path, tmp_path: Path) -> None:
+    """The stub's old totals are 7 each; what an error code of 1000 names counts 1024 instead."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        found, names = [], ((38,), (208, 211, 215), (161, 162, 163, 208))
+        c.nv_kib[0] = 1
+        for fields in names:
+            scene.errors(**{f"field{field}": 1000 for field in fields})
+            scene.sheet = Sheet()
+            scene.open()
+            found.append(scene.round()["gpu_nvlink_errors_total gpu 0"].value)
+            scene.reader.close()
+        tell(found=found)
+        """,
+    )
+    assert told["found"] == [1024 + 21, 3 * 1024, 3 * 1024]
+
+
 def test_fields_are_asked_for_as_long_as_they_may_be_of_use(library: Path, tmp_path: Path) -> None:
     """Not what the device does not have, for a minute; not PCIe beside GPM; not the second best source."""
     told = play(
@@ -396,7 +416,7 @@ def test_no_counter_of_a_mig_device_or_of_a_process_is_missing_in_silence(
             wanted += [f"{n} {device}" for n in ("gpu_busy_ratio", "gpu_others_busy_ratio")]
             wanted += [f"gpu_process_{n} {device} pid {os.getpid()}" for n in ("busy_ratio", "memory_bytes")]
             gone = [key for key in before if " gpu 0" in key and "xid" not in key]
-            made[migs] = [key for key in wanted if key not in before] + [key for key in gone if key not in lost]
+            made[migs] = sorted((set(wanted) - before.keys()) | (set(gone) - lost))
         tell(made=made, misuse=c.misuse, left=c.live_samples)
         """,
     )
