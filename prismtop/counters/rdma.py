@@ -8,6 +8,12 @@ from prismtop.safe_text import safe_text
 
 MAX_PORTS = 32
 _WORD = 4  # port_*_data count words of four bytes (InfiniBand specification, PortCounters)
+_TRAFFIC = {
+    "rdma_receive_bytes_per_s": (("counters/port_rcv_data", _WORD), ("hw_counters/rx_bytes", 1)),
+    "rdma_transmit_bytes_per_s": (("counters/port_xmit_data", _WORD), ("hw_counters/tx_bytes", 1)),
+    "rdma_transmit_wait_per_s": (("counters/port_xmit_wait", 1),),
+}
+"""Files of a port, best first: EFA has none of the InfiniBand specification's, but bytes (efa_verbs.c)."""
 _ERRORS = (
     "symbol_error",
     "port_rcv_errors",
@@ -22,6 +28,7 @@ _RETRANSMITS = (
     "local_ack_timeout_err",
     "rnr_nak_retry_err",
     "roce_adp_retrans",
+    "retrans_pkts",
 )
 _CONGESTION = ("np_cnp_sent", "rp_cnp_handled")
 
@@ -55,16 +62,14 @@ class RdmaReader:
         return made[:MAX_PORTS]
 
     def _traffic(self, sheet: Sheet, device: str, path: str) -> None:
-        for name, file, scale in (
-            ("rdma_receive_bytes_per_s", "port_rcv_data", _WORD),
-            ("rdma_transmit_bytes_per_s", "port_xmit_data", _WORD),
-            ("rdma_transmit_wait_per_s", "port_xmit_wait", 1),
-        ):
-            total = read_int(f"{path}/counters/{file}")
-            if total is None:
-                sheet.gap(name, device, f"this port has no counter {file}")
+        for name, sources in _TRAFFIC.items():
+            for file, scale in sources:
+                total = read_int(f"{path}/{file}")
+                if total is not None:
+                    sheet.rate(name, device, total, scale)
+                    break
             else:
-                sheet.rate(name, device, total, scale)
+                sheet.gap(name, device, f"this port has no counter {sources[0][0].rpartition('/')[2]}")
         for name, files in (
             ("rdma_congestion_per_s", _CONGESTION),
             ("rdma_retransmits_per_s", _RETRANSMITS),
