@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -290,7 +291,15 @@ def test_a_push_carries_counters_and_histograms_as_they_are() -> None:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
     with closing(Collector()) as collector:
-        pushes = Pushes(totals_of(full_frame()), collector.url, interval_s=3600)
+        now = time.monotonic_ns()
+        more = [
+            ("gpu_memory_used_bytes", "gpu 0"),
+            ("gpu_power_watts", "gpu 0"),
+            ("net_receive_bytes_per_s", "x"),
+        ]
+        frame = full_frame()
+        counters = (*frame.counters, *(Counter(name, device, "", now, 7.0) for name, device in more))
+        pushes = Pushes(totals_of(replace(frame, counters=counters)), collector.url, interval_s=3600)
         assert pushes.push()
         pushes.close()
         path, body = collector.posts[0]
@@ -305,7 +314,13 @@ def test_a_push_carries_counters_and_histograms_as_they_are() -> None:
     points = metrics["prismtop_batch_duration_seconds"].histogram.data_points
     assert sorted(point.count for point in points) == [1, 1]
     assert list(points[0].explicit_bounds) == list(STEP_BOUNDS_S)
-    assert metrics["prismtop_batch_duration_seconds"].unit == "s"
+    units = {
+        name: metrics[f"prismtop_{name}"].unit
+        for name in ("batch_duration_seconds", "gpu_busy_ratio", "gpu_memory_used_bytes", "gpu_power_watts")
+    }
+    assert list(units.values()) == ["s", "1", "By", "W"]
+    assert metrics["prismtop_net_receive_bytes_per_s"].unit == "By/s"
+    assert metrics["prismtop_gpu_xid_errors"].unit == ""
 
 
 def test_pushes_that_reach_nobody_are_counted() -> None:
