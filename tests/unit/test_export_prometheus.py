@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
@@ -18,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from prismtop.counters.catalogue import CATALOGUE
+from prismtop.counters.clock_limits import CLOCK_LIMITS, HARMFUL
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.export.metrics import METRICS, STEP_BOUNDS_S, Distribution, Totals, exported_names
 from prismtop.export.otlp import Pushes
@@ -202,6 +204,16 @@ def test_every_metric_of_the_dashboard_is_exported() -> None:
     used = {name for expression in expressions for name in re.findall(r"\bprismtop_\w+", expression)}
     assert len(used) > 15
     assert used - exported_names() == set()
+
+
+def test_the_dashboard_shows_a_clock_as_limited_for_the_bits_that_are_power_or_heat() -> None:
+    """PromQL has no operators for bits; the arithmetic of its expression is that of Python."""
+    expressions = re.findall(r'"expr": "((?:[^"\\]|\\.)*clock_limits(?:[^"\\]|\\.)*)"', DASHBOARD.read_text())
+    (expression,) = expressions
+    name = "prismtop_gpu_clock_limits_bitmask"
+    for bit in CLOCK_LIMITS:
+        shown = eval(expression, {name: bit, "floor": math.floor})
+        assert bool(shown) == bool(bit & HARMFUL), hex(bit)
 
 
 def test_the_dashboard_is_one_that_grafana_can_import() -> None:
