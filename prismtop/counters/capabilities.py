@@ -135,11 +135,21 @@ def counter_rows(seen: Seen) -> Iterator[dict[str, object]]:
         row: dict[str, object] = {"name": name, "unit": spec.unit, "signal": spec.signal}
         row.update(source=spec.source, period_s=spec.period_s, devices=devices)
         reason = seen.reasons.get(name, "")
-        if not devices and not reason and spec.signal.startswith("gpu.") and not seen.vendors:
-            reason = why_no_device(seen.absent)
+        if not devices and not reason:
+            reason = _of_signal(spec.signal, seen)
         if reason:
             row["reason"] = safe_text(reason, 200)
         yield row
+
+
+def _of_signal(signal: str, seen: Seen) -> str:
+    """Why a counter that said nothing of its own was not read."""
+    if signal.startswith("gpu.") and not seen.vendors:
+        return why_no_device(seen.absent)
+    names = [name for name, spec in CATALOGUE.items() if spec.signal == signal]
+    if any(name in seen.values for name in names):
+        return "there was nothing to tell in these two readings"
+    return next((seen.reasons[name] for name in names if name in seen.reasons), "nothing could be read")
 
 
 def _signal(signal: str, seen: Seen) -> Check:

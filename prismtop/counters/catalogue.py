@@ -195,6 +195,9 @@ CATALOGUE: Mapping[str, Spec] = dict(
             rdma_transmit_wait_per_s="ticks in which the port had data and no credit to send it",
             rdma_congestion_per_s="congestion notifications sent and handled",
             rdma_retransmits_per_s="packets out of sequence, timed out or sent again",
+        ),
+        *_family(
+            "rdma", "sysfs", SLOW_S, _DEVICE,
             rdma_errors_total="symbol, receive, discard and integrity errors",
             rdma_link_downs_total="times that the link went down",
             rdma_link_bytes_per_s="speed of the link as negotiated; 0 while it is down",

@@ -85,12 +85,12 @@ class RdmaReader:
         if errors is None:
             sheet.gap("rdma_errors_total", device, "this port has no error counters")
         else:
-            sheet.value("rdma_errors_total", device, errors, seldom=True)
+            sheet.value("rdma_errors_total", device, errors)
         downs = read_int(f"{path}/counters/link_downed")
         if downs is None:
             sheet.gap("rdma_link_downs_total", device, "this port has no counter link_downed")
         else:
-            sheet.value("rdma_link_downs_total", device, downs, seldom=True)
+            sheet.value("rdma_link_downs_total", device, downs)
         state = read_text(f"{path}/state") or ""  # `4: ACTIVE`
         rate = (read_text(f"{path}/rate") or "").split()  # `400 Gb/sec (4X NDR)`
         if not state or len(rate) < 2:
@@ -98,7 +98,7 @@ class RdmaReader:
             return
         speed = float(rate[0]) * 1e9 / 8 if state.startswith("4") else 0.0
         words = safe_text(f"{state.partition(':')[2].strip()} {' '.join(rate)}", 80)
-        sheet.value("rdma_link_bytes_per_s", device, speed, text=words, seldom=True)
+        sheet.value("rdma_link_bytes_per_s", device, speed, text=words)
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -124,3 +124,7 @@ def test_every_counter_is_listed_with_its_devices_or_the_reason() -> None:
     assert (rows["gpu_fan_ratio"]["devices"], rows["gpu_fan_ratio"]["reason"]) == ([], "not supported")
     nothing = {row["name"]: row for row in counter_rows(Seen())}
     assert nothing["gpu_busy_ratio"]["reason"] == "no accelerator was found"
+    none = Seen(reasons={"rdma_receive_bytes_per_s": "no RDMA device"})
+    row = next(row for row in counter_rows(none) if row["name"] == "rdma_errors_total")
+    assert (row["reason"], row["period_s"]) == ("no RDMA device", 5.0)
+    assert all(row.get("reason") for row in counter_rows(Seen()))
