@@ -572,6 +572,36 @@ def test_pids_of_another_namespace_leave_the_device_as_a_whole(library: Path, tm
     assert "another pid namespace" in readings["gpu_others_count gpu 0"][1]
 
 
+def test_nvml_is_called_in_the_samplers_threads_only(library: Path, tmp_path: Path) -> None:
+    """Whatever the drawing thread does: it starts the sampler, reads from it, asks for more, and ends it."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        import pynvml, threading
+        from prismtop.counters.sampler import make_sampler
+        from prismtop.model import Group
+        from prismtop.settings import Settings
+        callers, original = set(), pynvml._nvmlGetFunctionPointer
+        def noting(name):
+            callers.add(threading.current_thread().name)
+            return original(name)
+        pynvml._nvmlGetFunctionPointer = noting
+        sampler = make_sampler(Settings(), Group("vllm", None, (target(os.getpid()),)))
+        sampler.fast(20, 2)
+        end, seen = time.monotonic() + 20, set()
+        while not {"gpu_busy_ratio", "gpu_sm_clock_mhz", "gpu_xid_errors_total"} <= seen:
+            assert time.monotonic() < end
+            seen |= {reading.name for reading in sampler.read() if reading.value is not None}
+            time.sleep(0.01)
+        sampler.close()
+        tell(callers=sorted(callers), shutdowns=c.shutdowns, misuse=c.misuse)
+        """,
+    )
+    assert told["callers"] == ["prismtop-counters-devices", "prismtop-counters-xid"]
+    assert (told["shutdowns"], told["misuse"]) == (1, 0)
+
+
 def test_one_broken_gpu_does_not_hide_the_others(library: Path, tmp_path: Path) -> None:
     told = play(
         library,
