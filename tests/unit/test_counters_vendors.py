@@ -214,6 +214,21 @@ def test_files_of_one_client_count_once_and_different_clients_add_up(tmp_path: P
     assert value(second, "gpu_process_busy_ratio", "gpu card1 pid 42") == pytest.approx(0.4)
 
 
+def test_a_client_that_is_found_late_or_goes_does_not_count_what_it_did_before(tmp_path: Path) -> None:
+    where = card(tmp_path, "panthor", {})
+    client(tmp_path, amd_client(0, number=1), 7)
+    rounds = reader_of(drm.open_reader(where))
+    rounds.round()
+    client(tmp_path, amd_client(200_000_000, number=1), 7)
+    client(tmp_path, amd_client(4_000_000_000, number=2), 9)
+    second = rounds.round()
+    assert value(second, "gpu_process_busy_ratio", "gpu card1 pid 42") == pytest.approx(0.2)
+    client(tmp_path, amd_client(300_000_000, number=1), 7)
+    (tmp_path / "proc/42/fd/9").unlink()
+    third = rounds.round()
+    assert value(third, "gpu_process_busy_ratio", "gpu card1 pid 42") == pytest.approx(0.1)
+
+
 def test_another_drivers_card_says_that_it_is_read_by_process_only(tmp_path: Path) -> None:
     first = reader_of(drm.open_reader(card(tmp_path, "panthor", {}))).round()
     assert "by process only" in reason(first, "gpu_busy_ratio", "gpu card1")
