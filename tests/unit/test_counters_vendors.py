@@ -120,6 +120,14 @@ def test_what_amd_sysfs_does_not_have_says_what_would(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_smi")
+def test_a_link_that_the_driver_does_not_know_costs_its_generation_only(tmp_path: Path) -> None:
+    where = card(tmp_path, "amdgpu", {**AMD, "current_link_speed": "Unknown\n"})
+    first = reader_of(amd.open_reader(where)).round()
+    assert "does not know" in reason(first, "gpu_pcie_generation_count", "gpu card1")
+    assert value(first, "gpu_ecc_uncorrected_total", "gpu card1") == 1
+
+
+@pytest.mark.usefixtures("no_smi")
 def test_an_amd_gpu_with_few_files_has_a_reason_for_each_of_the_others(tmp_path: Path) -> None:
     first = reader_of(amd.open_reader(card(tmp_path, "amdgpu", {"gpu_busy_percent": 5}))).round()
     gaps = {name for (name, _), counter in first.items() if counter.value is None}
