@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from prismtop.commands.choose import Profiles, named_group, running_groups
 from prismtop.commands.context import Context
-from prismtop.counters.capabilities import capability_checks, look
+from prismtop.counters.capabilities import Seen, capability_checks, counter_rows, look
 from prismtop.deepdive.layers.checks import layer_checks
 from prismtop.errors import EXIT_FINDING, EXIT_OK, PrismtopError
 from prismtop.export import jsonl
@@ -23,14 +23,16 @@ from prismtop.targets.profiles import load_profiles
 
 def run(context: Context, pids: Sequence[int]) -> int:
     """Print every check. Returns 1 when something that attaching needs does not work."""
-    checks = []
+    checks: list[Check] = []
+    seen: list[Seen] = []
     with context.report.status("checking"):
-        for check in _checks(context, pids):
+        for check in _checks(context, pids, seen):
             context.report.update(f"checking: {check.id}")
             checks.append(check)
     failed = [check for check in checks if check.essential and check.status == NONE]
     if context.json:
-        content = {"ok": not failed, "checks": [_object(check) for check in checks]}
+        content: dict[str, object] = {"ok": not failed, "checks": [_object(check) for check in checks]}
+        content["counters"] = list(counter_rows(seen[0]))
         context.write(jsonl.document("doctor", content))
         return EXIT_FINDING if failed else EXIT_OK
     width = max(len(check.id) for check in checks)
@@ -48,14 +50,16 @@ def run(context: Context, pids: Sequence[int]) -> int:
     return EXIT_FINDING if failed else EXIT_OK
 
 
-def _checks(context: Context, pids: Sequence[int]) -> Iterator[Check]:
+def _checks(context: Context, pids: Sequence[int], seen: list[Seen]) -> Iterator[Check]:
+    """All checks; what could be read of the counters is put into `seen`."""
     yield from doctor.machine_checks()
     yield _terminal(context)
     yield _config()
     yield from doctor.profile_checks(config_dir() / "engines")
     groups: list[Group] = []
     yield from _targets(context, pids, groups)
-    yield from capability_checks(look(groups[0] if groups else None))
+    seen.append(look(groups[0] if groups else None))
+    yield from capability_checks(seen[0])
     yield from layer_checks()
 
 

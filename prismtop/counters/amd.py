@@ -117,11 +117,16 @@ class AmdReader:
             sheet.value("gpu_sm_clock_max_mhz", device, max(clocks), source="sysfs")
         else:
             sheet.gap("gpu_sm_clock_max_mhz", device, "the driver has no pp_dpm_sclk", source="sysfs")
-        speed = (read_text(f"{path}/current_link_speed") or "").split()
-        if speed and float(speed[0]) in _GT_S:
-            sheet.value("gpu_pcie_generation_count", device, _GT_S[float(speed[0])], source="sysfs")
+        speed = read_text(f"{path}/current_link_speed") or ""  # `32.0 GT/s PCIe`, or `Unknown`
+        number = re.match(r"\d+(?:\.\d+)?", speed)
+        generation = _GT_S.get(float(number[0])) if number else None
+        if generation is not None:
+            sheet.value("gpu_pcie_generation_count", device, generation, source="sysfs")
         else:
-            sheet.gap("gpu_pcie_generation_count", device, "sysfs has no current_link_speed", source="sysfs")
+            reason = (
+                "the driver does not know current_link_speed" if speed else "sysfs has no current_link_speed"
+            )
+            sheet.gap("gpu_pcie_generation_count", device, reason, source="sysfs")
         errors = re.findall(r"(ue|ce): (\d+)", read_text(f"{path}/ras/umc_err_count") or "")
         counts = {kind: int(count) for kind, count in errors}
         for name, kind in (("gpu_ecc_corrected_total", "ce"), ("gpu_ecc_uncorrected_total", "ue")):

@@ -128,6 +128,30 @@ def capability_checks(seen: Seen) -> Iterator[Check]:
             yield _signal(signal, seen)
 
 
+def counter_rows(seen: Seen) -> Iterator[dict[str, object]]:
+    """Every counter: what it is, and on which devices it was read here or why it was not."""
+    for name, spec in CATALOGUE.items():
+        devices = sorted(safe_text(device, 80) for device in seen.values.get(name, ()))
+        row: dict[str, object] = {"name": name, "unit": spec.unit, "signal": spec.signal}
+        row.update(source=spec.source, period_s=spec.period_s, devices=devices)
+        reason = seen.reasons.get(name, "")
+        if not devices and not reason:
+            reason = _of_signal(spec.signal, seen)
+        if reason:
+            row["reason"] = safe_text(reason, 200)
+        yield row
+
+
+def _of_signal(signal: str, seen: Seen) -> str:
+    """Why a counter that said nothing of its own was not read."""
+    if signal.startswith("gpu.") and not seen.vendors:
+        return why_no_device(seen.absent)
+    names = [name for name, spec in CATALOGUE.items() if spec.signal == signal]
+    if any(name in seen.values for name in names):
+        return "there was nothing to tell in these two readings"
+    return next((seen.reasons[name] for name in names if name in seen.reasons), "nothing could be read")
+
+
 def _signal(signal: str, seen: Seen) -> Check:
     names = [name for name, spec in CATALOGUE.items() if spec.signal == signal]
     there = [name for name in names if name in seen.values]

@@ -79,7 +79,7 @@ CATALOGUE: Mapping[str, Spec] = dict(
     [
         *_family(
             "host.cpu", "procfs", FAST_S, _DEVICE,
-            host_cpu_busy_ratio="share of all cores' time that was neither idle nor waiting for a disk",
+            host_cpu_busy_ratio="share of all cores' time not idle, waiting for a disk or stolen",
             host_cpu_system_ratio="share of all cores' time spent in the kernel, interrupts included",
             host_cpu_iowait_ratio="share of all cores' time idle while a disk request was under way",
             host_cpu_steal_ratio="share of all cores' time that the hypervisor gave to others",
@@ -172,7 +172,7 @@ CATALOGUE: Mapping[str, Spec] = dict(
         ),
         *_family(
             "cgroup", "cgroup", FAST_S, _PID,
-            cgroup_throttled_ratio="share of time that the CPU limit stopped its group or a parent of it",
+            cgroup_throttled_ratio="seconds a second that a CPU limit kept it off its cores, added up",
             cgroup_throttled_periods_ratio="share of the limit's periods in which that happened",
             cgroup_frozen_ratio="1 when its group was frozen at the moment of the reading, else 0",
             cgroup_memory_used_bytes="memory charged to the group, page cache included",
@@ -195,6 +195,9 @@ CATALOGUE: Mapping[str, Spec] = dict(
             rdma_transmit_wait_per_s="ticks in which the port had data and no credit to send it",
             rdma_congestion_per_s="congestion notifications sent and handled",
             rdma_retransmits_per_s="packets out of sequence, timed out or sent again",
+        ),
+        *_family(
+            "rdma", "sysfs", SLOW_S, _DEVICE,
             rdma_errors_total="symbol, receive, discard and integrity errors",
             rdma_link_downs_total="times that the link went down",
             rdma_link_bytes_per_s="speed of the link as negotiated; 0 while it is down",

@@ -202,6 +202,7 @@ class _Group:
         self._stalls(sheet, device)
 
     def _throttling(self, sheet: Sheet, device: str) -> None:
+        """Of the group and its parents. The kernel adds up all cores: it may be more than 1."""
         stopped_us, periods, hit, seen = 0.0, 0, 0, False
         for file in self._stats:
             try:

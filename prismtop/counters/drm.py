@@ -174,10 +174,11 @@ class ProcessShares:
         self._pids = [target.id.pid for target in where.targets]
         self._devices = devices
         self._files: dict[int, list[str]] = {}
-        self._cycles: dict[tuple[int, str, str], tuple[int, int]] = {}
+        self._before: dict[tuple[int, str, str], tuple[float, int]] = {}
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
         """One round."""
+        met: set[tuple[int, str]] = set()
         for pid in self._pids:
             if slow or pid not in self._files:
                 self._files[pid] = self._find(sheet, pid)
@@ -186,6 +187,7 @@ class ProcessShares:
                 usage = parse_fdinfo(read_bytes(path) or b"")
                 if usage is not None:
                     clients[usage.address, usage.client] = usage
+                    met.add((pid, usage.address + usage.client))
             by_device: dict[str, list[Usage]] = {}
             for usage in clients.values():
                 device = self._devices.get(usage.address)
@@ -193,6 +195,8 @@ class ProcessShares:
                     by_device.setdefault(device, []).append(usage)
             for device, usages in by_device.items():
                 self._put(sheet, device, pid, usages, slow)
+        if slow:
+            self._before = {key: worked for key, worked in self._before.items() if key[:2] in met}
 
     def _find(self, sheet: Sheet, pid: int) -> list[str]:
         where = f"{self._proc}/{pid}"
@@ -217,16 +221,7 @@ class ProcessShares:
 
     def _put(self, sheet: Sheet, device: str, pid: int, usages: Sequence[Usage], slow: bool) -> None:
         name, series = "gpu_process_busy_ratio", f"{device} pid {pid}"
-        totals: dict[str, float] = {}
-        for usage in usages:
-            for engine, ns in usage.engines_ns.items():
-                totals[engine] = totals.get(engine, 0.0) + ns
-        shares = []
-        for engine, total in totals.items():
-            grown = sheet.delta(name, f"{series}/{engine}", total)
-            if grown is not None:
-                shares.append(grown[0] / 1e9 / grown[1])
-        shares += self._by_cycles(pid, usages)
+        shares = self._grown(pid, usages, sheet.now_ns)
         if shares:
             # Engines work side by side: the busiest one is what the process waits for.
             sheet.value(name, series, min(1.0, max(shares)), source="fdinfo")
@@ -234,14 +229,16 @@ class ProcessShares:
         if memory and slow:
             sheet.value("gpu_process_memory_bytes", series, sum(memory), source="fdinfo")
 
-    def _by_cycles(self, pid: int, usages: Sequence[Usage]) -> list[float]:
+    def _grown(self, pid: int, usages: Sequence[Usage], now_ns: int) -> list[float]:
+        """Shares of the engines. Client by client: one that is new here has worked before it was found."""
         shares: dict[str, float] = {}
         for usage in usages:
-            for engine, (worked, passed) in usage.cycles.items():
+            worked = {engine: (ns, now_ns) for engine, ns in usage.engines_ns.items()}
+            for engine, (done, passed) in {**usage.cycles, **worked}.items():
                 key = (pid, usage.address + usage.client, engine)
-                before = self._cycles.get(key)
-                self._cycles[key] = (worked, passed)
-                if before is not None and passed > before[1] and worked >= before[0]:
-                    share = (worked - before[0]) / (passed - before[1])
+                before = self._before.get(key)
+                self._before[key] = (done, passed)
+                if before is not None and passed > before[1] and done >= before[0]:
+                    share = (done - before[0]) / (passed - before[1])
                     shares[engine] = shares.get(engine, 0.0) + share
         return list(shares.values())

@@ -12,8 +12,8 @@ from prismtop.counters.device import Absent, Where, missing
 from prismtop.counters.nvidia_errors import Calls, explain
 from prismtop.counters.nvidia_events import Events
 from prismtop.counters.nvidia_fields import Fields
-from prismtop.counters.nvidia_gpm import PCIE, PROFILING, Gpm
-from prismtop.counters.nvidia_processes import DeviceProcesses, PidMap
+from prismtop.counters.nvidia_gpm import METRIC_NAMES, PCIE, PROFILING, Gpm
+from prismtop.counters.nvidia_processes import OTHERS, DeviceProcesses, PidMap
 from prismtop.counters.sheet import Reader, Sheet
 
 _USE = ("gpu_busy_ratio", "gpu_memory_busy_ratio")
@@ -84,18 +84,23 @@ class NvidiaReader:
 
     def read(self, sheet: Sheet, *, slow: bool) -> None:
         """One round over all GPUs; each has its own time."""
-        counts = self._events.counts()
+        counts, reasons = self._events.counts(), self._events.reasons()
         for gpu in self._gpus:
             sheet.now_ns = _now()
             gpu.read(sheet, slow=slow)
-            name, device = "gpu_xid_errors_total", gpu.device
-            if device in counts:
-                count, text = counts[device]
-                if slow or count != gpu.xids:
-                    gpu.xids = count
-                    sheet.value(name, device, count, text=text)
-            elif device in self._events.reasons:
-                sheet.gap(name, device, self._events.reasons[device])
+            self._xids(sheet, gpu, slow, counts.get(gpu.device), reasons.get(gpu.device, ""))
+
+    def _xids(self, sheet: Sheet, gpu: _Gpu, slow: bool, found: tuple[int, str] | None, reason: str) -> None:
+        """What was counted is shown for as long as it is more than nothing, whether or not it goes on."""
+        name, device = "gpu_xid_errors_total", gpu.device
+        if found is None or (reason and not found[0]):
+            if reason:
+                sheet.gap(name, device, reason)
+            return
+        count, text = found
+        if slow or count != gpu.xids:
+            gpu.xids = count
+            sheet.value(name, device, count, text=f"{text}; not counted now: {reason}" if reason else text)
 
     def close(self) -> None:
         """End the waiting thread, free samples, then shut NVML down: in this order."""
@@ -162,12 +167,13 @@ class _Gpu:
     def _gone(self, sheet: Sheet, reason: str) -> None:
         for name in _LOST_NAMES:
             sheet.gap(name, self.device, reason)
+        self._processes.gone(sheet, reason)
         for mig in self._migs or ():
             mig.gone(sheet, reason)
 
     def _use(self, sheet: Sheet, mig: bool) -> None:
         if mig:
-            for name in (*_USE, *PROFILING, "gpu_others_busy_ratio", "gpu_others_count"):
+            for name in (*_USE, *PROFILING, *OTHERS):
                 sheet.gap(name, self.device, "not available while MIG is on: see its MIG devices")
             return
         use = self._calls(sheet, _USE, self._nvml.nvmlDeviceGetUtilizationRates, self.handle)
@@ -244,6 +250,8 @@ class _Gpu:
         """MIG devices as they are now; known ones keep their samples. Empty without MIG."""
         nvml = self._nvml
         mode = self._calls(sheet, (), nvml.nvmlDeviceGetMigMode, self.handle)
+        if self._calls.lost(sheet.now_ns):
+            return self._migs or []  # it is not known that they are gone
         known = {mig.instance: mig for mig in self._migs or ()}
         found: list[_Mig] = []
         if mode is not None and mode[0]:
@@ -285,12 +293,16 @@ class _Mig:
             sheet.value("gpu_memory_used_bytes", self.device, memory.used)
             if slow:
                 sheet.value("gpu_memory_total_bytes", self.device, memory.total)
+        sheet.gap(
+            "gpu_busy_ratio", self.device, "NVML has none for a MIG device: see how much of it was active"
+        )
         self._gpm.read(sheet)
         self._processes.read(sheet, slow=slow)
 
     def gone(self, sheet: Sheet, reason: str) -> None:
-        for name in (*_MEMORY, *PROFILING):
+        for name in (*_MEMORY, *METRIC_NAMES, *OTHERS, "gpu_busy_ratio"):
             sheet.gap(name, self.device, reason)
+        self._processes.gone(sheet, reason)
 
     def close(self) -> None:
         self._gpm.close()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prismtop.counters.nvidia_errors import explain
 
 _WAIT_MS = 500
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+"""Before the devices that are left are waited for again, and at most when that fails again and again."""
 XIDS = {
     13: "exception in a kernel",
     31: "memory page fault of a kernel",
@@ -42,7 +45,10 @@ def xid_words(number: int) -> str:
 
 
 class Events:
-    """Counts XID errors of devices. `start` it; `close` ends the thread before NVML is shut down.
+    """Counts XID errors of devices, in a thread that `close` ends before NVML is shut down.
+
+    One lost GPU ends the waiting for all that share its event set (nvml.h), so the set is made again, with
+    those that can still be waited for. What was counted before stays: the last XID of a lost GPU says why.
 
     Args:
         nvml: the binding, initialised.
@@ -51,48 +57,82 @@ class Events:
 
     def __init__(self, nvml: Any, handles: Mapping[str, Any]) -> None:
         self._nvml = nvml
+        self._handles = handles
         self._names = {_address(handle): name for name, handle in handles.items()}
         self._lock = threading.Lock()
         self._counts: dict[str, tuple[int, str]] = {}
-        self.reasons: dict[str, str] = {}
-        """Why a device's events cannot be had."""
+        self._reasons: dict[str, str] = {}
         self._ended = threading.Event()
         self._set: Any = None
+        self._added_s = 0.0
         self._thread = threading.Thread(target=self._wait, name="prismtop-counters-xid", daemon=True)
-        try:
-            self._set = nvml.nvmlEventSetCreate()
-        except nvml.NVMLError as error:
-            self.reasons = dict.fromkeys(handles, explain(error))
-            return
-        for name, handle in handles.items():
-            try:
-                nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, self._set)
-                self._counts[name] = (0, "")
-            except nvml.NVMLError as error:
-                self.reasons[name] = explain(error)
+        self._register()
         if self._counts:
             self._thread.start()
 
     def counts(self) -> dict[str, tuple[int, str]]:
-        """Errors so far by device, and the last one in words."""
+        """Errors so far by device, and the last one in words; without devices that never could be watched."""
         with self._lock:
             return dict(self._counts)
 
+    def reasons(self) -> dict[str, str]:
+        """Why a device is not watched now."""
+        with self._lock:
+            return dict(self._reasons)
+
+    def _register(self) -> None:
+        """Make the event set, with every device that can be watched."""
+        self._free()
+        try:
+            self._set = self._nvml.nvmlEventSetCreate()
+        except self._nvml.NVMLError as error:
+            with self._lock:
+                self._reasons = dict.fromkeys(self._handles, explain(error))
+        else:
+            self._add(self._handles)
+
+    def _add(self, names: Iterable[str]) -> None:
+        """Put devices into the set that there is."""
+        nvml, reasons = self._nvml, {}
+        for name in names:
+            try:
+                nvml.nvmlDeviceRegisterEvents(
+                    self._handles[name], nvml.nvmlEventTypeXidCriticalError, self._set
+                )
+            except nvml.NVMLError as error:
+                reasons[name] = explain(error)
+        self._added_s = time.monotonic()
+        with self._lock:
+            self._reasons = reasons
+            for name in self._handles.keys() - reasons.keys():
+                self._counts.setdefault(name, (0, ""))
+
     def _wait(self) -> None:
-        nvml = self._nvml
+        nvml, pause_s = self._nvml, _FIRST_PAUSE_S
         while not self._ended.is_set():
             try:
                 event = nvml.nvmlEventSetWait_v2(self._set, _WAIT_MS)
             except nvml.NVMLError as error:
                 if error.value == nvml.NVML_ERROR_TIMEOUT:
+                    pause_s = _FIRST_PAUSE_S
+                    if self._reasons and time.monotonic() - self._added_s > _LONGEST_PAUSE_S:
+                        self._add(tuple(self._reasons))  # a GPU that was reset is watched again
                     continue
                 with self._lock:
-                    # A lost GPU ends the waiting for all of them (nvml.h).
-                    self.reasons.update(dict.fromkeys(self._counts, explain(error)))
-                    self._counts.clear()
-                return
+                    self._reasons = dict.fromkeys(self._handles, explain(error)) | self._reasons
+                pause_s = self._again(pause_s)
+                continue
             if event.eventType & nvml.nvmlEventTypeXidCriticalError:
                 self._count(_address(event.device), int(event.eventData))
+
+    def _again(self, pause_s: float) -> float:
+        """Wait, then make the set again, until it holds a device; the pause that is next."""
+        while not self._ended.wait(pause_s):
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            self._register()
+            if len(self._reasons) < len(self._handles):
+                break
+        return pause_s
 
     def _count(self, address: int, xid: int) -> None:
         name = self._names.get(address)
@@ -105,7 +145,11 @@ class Events:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2 * _WAIT_MS / 1000 + 1)
-        if self._set is not None and not self._thread.is_alive():
+        if not self._thread.is_alive():
+            self._free()
+
+    def _free(self) -> None:
+        if self._set is not None:
             self._nvml.nvmlEventSetFree(self._set)
             self._set = None
 

@@ -18,7 +18,11 @@ PCIE_REPLAYS = 94
 _PCIE_TX, _PCIE_RX = 197, 198
 _NVLINK_TX_KIB, _NVLINK_RX_KIB = 138, 139
 _NVLINK_XMIT_BYTES, _NVLINK_RCV_BYTES = 202, 204
-_NVLINK_ERRORS = ((161, 162, 163), (45, 52, 59))  # DL_REPLAY, _RECOVERY, _CRC; before them totals of each
+_NVLINK_ERRORS = ((161, 162, 163), (208, 211, 215), (38, 45, 52, 59))
+"""DL_REPLAY, _RECOVERY and _CRC; those of Blackwell, which has them no more: COUNT_RCV_ERRORS,
+COUNT_LOCAL_LINK_INTEGRITY_ERRORS, COUNT_LINK_RECOVERY_EVENTS; before all of them totals of CRC errors of flow
+control and of data, of replays and of recoveries.
+"""
 _ALL_LINKS = 0xFFFFFFFF  # scope of 138 and 139: the sum over links
 
 NOT_SUPPORTED = 3
@@ -168,7 +172,7 @@ class Fields:
             if counted:
                 sheet.value("gpu_nvlink_errors_total", device, sum(counted), source="nvml")
                 return
-        self._gap(sheet, "gpu_nvlink_errors_total", errors.get(_NVLINK_ERRORS[1][0], NOT_SUPPORTED))
+        self._gap(sheet, "gpu_nvlink_errors_total", errors.get(_NVLINK_ERRORS[-1][0], NOT_SUPPORTED))
 
     def _gap(self, sheet: Sheet, name: str, code: int) -> None:
         sheet.gap(name, self._calls.device, explain(self._nvml.NVMLError(code)), source="nvml")

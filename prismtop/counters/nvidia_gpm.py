@@ -27,6 +27,7 @@ METRICS = {
     61: ("gpu_nvlink_transmit_bytes_per_s", _MIB),
 }
 """NVML_GPM_METRIC_*: our name, and the factor to its unit."""
+METRIC_NAMES = tuple(name for name, _ in METRICS.values())
 PROFILING = tuple(name for name, scale in METRICS.values() if scale == _PERCENT)
 _METRIC = struct.Struct("=IId24x")
 """nvmlGpmMetric_t: id, return code, value, and three pointers that are not used."""

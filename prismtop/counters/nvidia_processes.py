@@ -12,6 +12,10 @@ from prismtop.model import Target
 
 _NAMES = ("gpu_process_busy_ratio", "gpu_process_memory_bytes")
 _OTHERS_BUSY = "gpu_others_busy_ratio"
+OTHERS = (_OTHERS_BUSY, "gpu_others_memory_bytes", "gpu_others_count")
+NO_SHARES = "NVML tells no use by process while MIG is on"
+_MOST = 100
+"""Percent. Drivers fill places of the answer with what was in memory: larger numbers, and old or no times."""
 OTHER_NAMESPACE = "device-wide only: the driver's process ids are of another pid namespace"
 
 
@@ -76,10 +80,20 @@ class DeviceProcesses:
         """Memory in slow rounds, utilisation in every one."""
         if slow:
             self._memory(sheet)
-        if self._use and (self._present or self._others):
+        if not self._use:
+            sheet.gap(_OTHERS_BUSY, self._calls.device, NO_SHARES)
+            for pid in self._present:
+                sheet.gap("gpu_process_busy_ratio", self._device(pid), NO_SHARES)
+        elif self._present or self._others:
             self._busy(sheet)
-        elif self._use and self._known:
+        elif self._known:
             sheet.value(_OTHERS_BUSY, self._calls.device, 0.0)
+
+    def gone(self, sheet: Sheet, reason: str) -> None:
+        """The device is lost: why what its processes used of it cannot be told."""
+        for pid in self._present:
+            for name in _NAMES:
+                sheet.gap(name, self._device(pid), reason)
 
     def _device(self, pid: int) -> str:
         return f"{self._calls.device} pid {pid}"
@@ -126,8 +140,11 @@ class DeviceProcesses:
         name = "gpu_process_busy_ratio"
         shares: dict[int, list[int]] = {}
         others: dict[int, list[int]] = {}
+        since_us = self._since_us
         try:
-            for sample in nvml.nvmlDeviceGetProcessUtilization(self._handle, self._since_us):
+            for sample in nvml.nvmlDeviceGetProcessUtilization(self._handle, since_us):
+                if sample.smUtil > _MOST or sample.timeStamp <= since_us:
+                    continue
                 self._since_us = max(self._since_us, int(sample.timeStamp))
                 pid = self._pids.ours(int(sample.pid))
                 of = others if pid is None else shares

@@ -82,6 +82,7 @@ class _Process:
     turns: deque[int] = field(default_factory=deque)
     schedstat: bool = True
     rounds: int = 0
+    cpu_ns: int = -_SHORT_NS
     checked: bool = False
     ended: bool = False
 
@@ -171,8 +172,7 @@ class ProcessReader:
         if stat[0] in (b"Z", b"X"):
             raise ProcessLookupError(process.id.pid)
         device, rate, value = process.device, sheet.rate, sheet.value
-        if sheet.period_ns >= _SHORT_NS:
-            rate("process_cpu_ratio", device, (int(stat[11]) + int(stat[12])) * _TICK_S)
+        self._cpu(sheet, process, (int(stat[11]) + int(stat[12])) * _TICK_S)
         rate("process_minor_faults_per_s", device, int(stat[7]))
         rate("process_major_faults_per_s", device, int(stat[9]))
         value("process_threads_count", device, int(stat[17]))
@@ -182,6 +182,16 @@ class ProcessReader:
         if slow:
             self._seldom(sheet, process)
         process.rounds += 1
+
+    def _cpu(self, sheet: Sheet, process: _Process, seconds: float) -> None:
+        """Not in every round of fast ones: over those rounds together for which ticks are a number."""
+        if 0 <= sheet.now_ns - process.cpu_ns < _SHORT_NS * 9 // 10:  # a round may be a little early
+            return
+        process.cpu_ns = sheet.now_ns
+        grown = sheet.delta("process_cpu_ratio", process.device, seconds)
+        if grown is not None:
+            period_ns = max(sheet.period_ns, _SHORT_NS)
+            sheet.value("process_cpu_ratio", process.device, grown[0] / grown[1], period_ns=period_ns)
 
     def _threads(self, sheet: Sheet, process: _Process, slow: bool) -> None:
         if slow or not process.threads:

@@ -8,6 +8,12 @@ from prismtop.safe_text import safe_text
 
 MAX_PORTS = 32
 _WORD = 4  # port_*_data count words of four bytes (InfiniBand specification, PortCounters)
+_TRAFFIC = {
+    "rdma_receive_bytes_per_s": (("counters/port_rcv_data", _WORD), ("hw_counters/rx_bytes", 1)),
+    "rdma_transmit_bytes_per_s": (("counters/port_xmit_data", _WORD), ("hw_counters/tx_bytes", 1)),
+    "rdma_transmit_wait_per_s": (("counters/port_xmit_wait", 1),),
+}
+"""Files of a port, best first: EFA has none of the InfiniBand specification's, but bytes (efa_verbs.c)."""
 _ERRORS = (
     "symbol_error",
     "port_rcv_errors",
@@ -22,6 +28,7 @@ _RETRANSMITS = (
     "local_ack_timeout_err",
     "rnr_nak_retry_err",
     "roce_adp_retrans",
+    "retrans_pkts",
 )
 _CONGESTION = ("np_cnp_sent", "rp_cnp_handled")
 
@@ -55,16 +62,14 @@ class RdmaReader:
         return made[:MAX_PORTS]
 
     def _traffic(self, sheet: Sheet, device: str, path: str) -> None:
-        for name, file, scale in (
-            ("rdma_receive_bytes_per_s", "port_rcv_data", _WORD),
-            ("rdma_transmit_bytes_per_s", "port_xmit_data", _WORD),
-            ("rdma_transmit_wait_per_s", "port_xmit_wait", 1),
-        ):
-            total = read_int(f"{path}/counters/{file}")
-            if total is None:
-                sheet.gap(name, device, f"this port has no counter {file}")
+        for name, sources in _TRAFFIC.items():
+            for file, scale in sources:
+                total = read_int(f"{path}/{file}")
+                if total is not None:
+                    sheet.rate(name, device, total, scale)
+                    break
             else:
-                sheet.rate(name, device, total, scale)
+                sheet.gap(name, device, f"this port has no counter {sources[0][0].rpartition('/')[2]}")
         for name, files in (
             ("rdma_congestion_per_s", _CONGESTION),
             ("rdma_retransmits_per_s", _RETRANSMITS),
@@ -80,12 +85,12 @@ class RdmaReader:
         if errors is None:
             sheet.gap("rdma_errors_total", device, "this port has no error counters")
         else:
-            sheet.value("rdma_errors_total", device, errors, seldom=True)
+            sheet.value("rdma_errors_total", device, errors)
         downs = read_int(f"{path}/counters/link_downed")
         if downs is None:
             sheet.gap("rdma_link_downs_total", device, "this port has no counter link_downed")
         else:
-            sheet.value("rdma_link_downs_total", device, downs, seldom=True)
+            sheet.value("rdma_link_downs_total", device, downs)
         state = read_text(f"{path}/state") or ""  # `4: ACTIVE`
         rate = (read_text(f"{path}/rate") or "").split()  # `400 Gb/sec (4X NDR)`
         if not state or len(rate) < 2:
@@ -93,7 +98,7 @@ class RdmaReader:
             return
         speed = float(rate[0]) * 1e9 / 8 if state.startswith("4") else 0.0
         words = safe_text(f"{state.partition(':')[2].strip()} {' '.join(rate)}", 80)
-        sheet.value("rdma_link_bytes_per_s", device, speed, text=words, seldom=True)
+        sheet.value("rdma_link_bytes_per_s", device, speed, text=words)
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -44,9 +44,19 @@ class Sheet:
         self._series: dict[tuple[str, str], _Series] = {}
 
     def value(
-        self, name: str, device: str, value: float, *, source: str = "", text: str = "", seldom: bool = False
+        self,
+        name: str,
+        device: str,
+        value: float,
+        *,
+        source: str = "",
+        text: str = "",
+        seldom: bool = False,
+        period_ns: int = 0,
     ) -> None:
-        """One reading, in the unit of its name. `seldom`: it is read in slow rounds only."""
+        """One reading, in the unit of its name. `seldom`: it is read in slow rounds only; `period_ns`: it has
+        a period of its own.
+        """
         key = (name, device)
         series = self._series.get(key)
         if series is None or series.source != source or series.seldom != seldom:
@@ -54,7 +64,7 @@ class Sheet:
         fields = series.fields
         fields["time_ns"] = self.now_ns
         fields["value"] = float(value)
-        fields["period_ns"] = self.slow_ns if series.slow else self.period_ns
+        fields["period_ns"] = period_ns or (self.slow_ns if series.slow else self.period_ns)
         fields["text"] = text
         if key in self._gaps:
             del self._gaps[key]

@@ -198,7 +198,7 @@ def counter_line(counter: Counter, clock: Clock) -> str:
     if counter.value is None or not math.isfinite(counter.value):
         line["reason"] = safe_text(counter.reason) or "not a finite number"
     else:
-        line["value"] = round(counter.value, 6)
+        line["value"] = round(counter.value, 12)  # waits for a core are microseconds
         line["period_us"] = _us(counter.period_ns)
     if counter.text:
         line["text"] = safe_text(counter.text)

@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import Metric as SdkMetric
 
 INTERVAL_S = 10.0
+_UNITS = {
+    "bytes_per_s": "By/s",
+    "per_s": "1/s",
+    "bytes": "By",
+    "celsius": "Cel",
+    "mhz": "MHz",
+    "ratio": "1",
+    "seconds": "s",
+    "watts": "W",
+}
+"""Codes of UCUM by the ending of a name, longest first; what is a plain number has none."""
 
 
 class Pushes:
@@ -140,4 +151,5 @@ def _converted(family: Family, started_ns: int, now_ns: int) -> SdkMetric:
             data = Sum(numbers, AggregationTemporality.CUMULATIVE, True)
         else:
             data = Gauge(numbers)
-    return Metric(metric.name, metric.help, "s" if metric.name.endswith("_seconds") else "", data)
+    unit = next((code for ending, code in _UNITS.items() if metric.name.endswith("_" + ending)), "")
+    return Metric(metric.name, metric.help, unit, data)

@@ -27,6 +27,8 @@ from prismtop.trace.metadata import json_object, lost_totals, session_event, sta
 from prismtop.trace.own import (
     BEFORE_NS,
     CAT_ALERT,
+    CAT_COUNTER,
+    CAT_DRAWN,
     CAT_REQUEST,
     CAT_SESSION,
     CAT_TRUTH,
@@ -194,7 +196,7 @@ class Encoder:
 
     def _counter(self, counter: Counter, out: list[str]) -> None:
         """A reading with a finite value is a `C` event; one without is metadata, which no viewer draws as
-        a number.
+        a number. One with a value and words is both.
         """
         key = counter.key
         series = (counter.unit, counter.source, counter.period_ns)
@@ -202,9 +204,12 @@ class Encoder:
             self._series[key] = series
             self._new_series(counter, out)
         value = counter.value
-        if value is not None and isfinite(value) and not counter.reason and not counter.text:
-            out.append(f"{self._counters[key]}{value!r}}},{self._at(counter.time_ns)}}}")
-            return
+        if value is not None and isfinite(value) and not counter.reason:
+            drawn = f"{self._counters[key]}{value!r}}},{self._at(counter.time_ns)}}}"
+            if not counter.text:
+                out.append(drawn)
+                return
+            out.append(drawn.replace(f'"cat":"{CAT_COUNTER}"', f'"cat":"{CAT_DRAWN}"', 1))
         pid, track = _counter_track(counter)
         args: dict[str, object] = {"track": track}
         if counter.reason:
@@ -229,7 +234,7 @@ class Encoder:
         event = _metadata(SERIES_EVENT, pid, args)
         self._series_events[counter.key] = event
         self._counters[counter.key] = (
-            f'{{"ph":"C","cat":"counter","name":{quoted(track)},"pid":{pid},"tid":0,"args":{{"value":'
+            f'{{"ph":"C","cat":"{CAT_COUNTER}","name":{quoted(track)},"pid":{pid},"tid":0,"args":{{"value":'
         )
         out.append(event)
 

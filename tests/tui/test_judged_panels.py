@@ -241,6 +241,17 @@ def test_a_reading_that_is_too_old_is_not_shown_as_current() -> None:
     shown = text_of(*counters.lines(view, 80, 1, UNICODE))
     assert "old" in shown
     assert "90%" not in shown
+    page = text_of(*counters.page(view, 80, UNICODE))
+    assert " old " in page
+    assert "90%" not in page
+
+
+def test_words_beside_a_share_do_not_hide_it() -> None:
+    awake = reading("gpu_busy_ratio", "gpu card1", "ratio", 0.63, text="awake: busy at most so much")
+    assert counters.amount(awake) == "63%"
+    assert "busy at most so much" in text_of(*counters.page(view_of(counters=(awake,)), 80, UNICODE))
+    limits = reading("gpu_clock_limits_bitmask", "gpu 0", "bitmask", 4.0, text="software power cap")
+    assert counters.amount(limits) == "software power cap"
 
 
 # alerts

@@ -39,6 +39,8 @@ class Control(ctypes.Structure):
                 "shutdowns",
                 "gpm_bad",
                 "nfd_calls",
+                "rubbish",
+                "spare",
             ]
         ),
         *(

@@ -16,7 +16,7 @@ typedef int R;
 typedef unsigned long long ull;
 enum { OK = 0, UNINIT = 1, INVAL = 2, NOSUP = 3, NOTFOUND = 6, INSUF = 7, TIMEOUT = 10, LOST = 15 };
 struct ctl {
-    uint32_t ngpu, lost_mask, gpm, xid, xid_gpu, live_sets, live_samples, misuse, inits, shutdowns, gpm_bad, nfd_calls;
+    uint32_t ngpu, lost_mask, gpm, xid, xid_gpu, live_sets, live_samples, misuse, inits, shutdowns, gpm_bad, nfd_calls, rubbish, spare;
     uint32_t util[16], memutil[16], sm_mhz[16], power_mw[16], temp[16], fan[16], migs[16], pid[16], other_pid[16];
     uint64_t reasons[16], used[16], total[16], ecc[16], nv_kib[16], pcie[16];
     double sm_util[16], dram_util[16];
@@ -85,10 +85,12 @@ R nvmlDeviceGetPcieThroughput(void *h, int c, unsigned *v) { D(h) usleep(20000);
 typedef struct { unsigned pid; ull ts; unsigned sm, mem, enc, dec; } pu;
 R nvmlDeviceGetProcessUtilization(void *h, pu *b, unsigned *n, ull since) {
     D(h) if (!C->pid[i] || !C->util[i]) return NOTFOUND;
-    if (!b || *n < 2) { *n = 2; return INSUF; }
-    *n = 1 + (C->other_pid[i] != 0);
+    int rubbish = C->rubbish * 2;  // drivers do that
+    if (!b || *n < 4) { *n = 4; return INSUF; }
+    *n = 1 + (C->other_pid[i] != 0) + rubbish;
     b[0] = (pu){C->pid[i], us(), C->util[i], C->memutil[i], 0, 0};
     if (C->other_pid[i]) b[1] = (pu){C->other_pid[i], us(), 15, 5, 0, 0};
+    if (rubbish) b[*n - 2] = (pu){C->pid[i], us(), 4294966000u, 5, 0, 0}, b[*n - 1] = (pu){C->pid[i], 1, 1, 0, 0, 0};
     return OK;
 }
 typedef struct { unsigned pid; ull used; unsigned gi, ci; } pi;
@@ -160,15 +162,16 @@ R nvmlGpmMetricsGet(gg *g) {
     return OK;
 }
 #endif
-R nvmlEventSetCreate(void **s) { UP R r = planned(__func__, 0); if (r) return r; *s = malloc(8); C->live_sets++; return OK; }
+R nvmlEventSetCreate(void **s) { UP R r = planned(__func__, 0); if (r) return r; *s = calloc(1, 8); C->live_sets++; return OK; }
 R nvmlEventSetFree(void *s) { UP free(s); C->live_sets--; return OK; }
-R nvmlDeviceRegisterEvents(void *h, ull m, void *s) { D(h) return OK; }
+R nvmlDeviceRegisterEvents(void *h, ull m, void *s) { D(h) *(ull *)s |= 1ull << i; return OK; }
 typedef struct { void *dev; ull type, data; unsigned gi, ci; } ev;
 R nvmlEventSetWait_v2(void *s, ev *e, unsigned ms) {
     UP if (!C->live_sets) { C->misuse++; return INVAL; }
     for (unsigned t = 0; t < ms; t += STEP_MS) {
         R r = planned(__func__, 0); if (r) return r;
         if (C->xid) { e->dev = (void *)(intptr_t)(C->xid_gpu + 1); e->type = 8; e->data = C->xid; C->xid = 0; return OK; }
+        if (*(ull *)s & C->lost_mask) return LOST;  // one of the set is enough (nvml.h)
         usleep(STEP_MS * 1000);
     }
     return TIMEOUT;

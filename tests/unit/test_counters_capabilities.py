@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prismtop.counters.capabilities import FIXES, Seen, capability_checks, look
+from prismtop.counters.capabilities import FIXES, Seen, capability_checks, counter_rows, look
 from prismtop.counters.catalogue import CATALOGUE
 from prismtop.counters.device import Absent
 from prismtop.model import Counter
@@ -109,3 +109,22 @@ def test_looking_at_this_machine_reads_its_host_and_closes_what_it_opened() -> N
     assert checks["counters.process"].status in (OK, PARTIAL)
     assert len(os.listdir("/proc/self/fd")) == files
     assert threading.active_count() == threads
+
+
+def test_every_counter_is_listed_with_its_devices_or_the_reason() -> None:
+    seen = Seen(
+        values={"gpu_busy_ratio": {"gpu 0"}}, reasons={"gpu_fan_ratio": "not supported"}, vendors=["x"]
+    )
+    rows = {row["name"]: row for row in counter_rows(seen)}
+    assert rows.keys() == CATALOGUE.keys()
+    assert rows["gpu_busy_ratio"] == {
+        "name": "gpu_busy_ratio", "unit": "ratio", "signal": "gpu.use", "source": "nvml", "period_s": 1.0,
+        "devices": ["gpu 0"],
+    }  # fmt: skip
+    assert (rows["gpu_fan_ratio"]["devices"], rows["gpu_fan_ratio"]["reason"]) == ([], "not supported")
+    nothing = {row["name"]: row for row in counter_rows(Seen())}
+    assert nothing["gpu_busy_ratio"]["reason"] == "no accelerator was found"
+    none = Seen(reasons={"rdma_receive_bytes_per_s": "no RDMA device"})
+    row = next(row for row in counter_rows(none) if row["name"] == "rdma_errors_total")
+    assert (row["reason"], row["period_s"]) == ("no RDMA device", 5.0)
+    assert all(row.get("reason") for row in counter_rows(Seen()))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from prismtop.counters.catalogue import CATALOGUE
 from prismtop.counters.cgroups import CgroupReader, group_paths
 from tests.unit.counter_trees import Rounds, plant, reason, value
 
@@ -109,6 +110,15 @@ def test_v1_has_its_own_files_and_nanoseconds(tmp_path: Path) -> None:
     second = rounds.round()
     assert value(second, "cgroup_throttled_ratio", DEVICE) == pytest.approx(0.4)
     assert value(second, "cgroup_throttled_periods_ratio", DEVICE) == pytest.approx(0.4)
+
+
+def test_throttling_of_several_cores_adds_up(tmp_path: Path) -> None:
+    """As the kernel counts: two busy threads under a limit of 0.2 cores were kept off for 1.8 s a second."""
+    rounds = Rounds(v1(tmp_path))
+    rounds.round()
+    v1(tmp_path, "nr_periods 10\nnr_throttled 10\nthrottled_time 1800000000\n")
+    assert value(rounds.round(), "cgroup_throttled_ratio", DEVICE) == pytest.approx(1.8)
+    assert "added up" in CATALOGUE["cgroup_throttled_ratio"].meaning
 
 
 def test_v1_says_what_it_does_not_have(tmp_path: Path) -> None:

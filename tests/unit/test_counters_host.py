@@ -216,6 +216,18 @@ def test_rdma_ports_count_words_of_four_bytes(tmp_path: Path) -> None:
     assert value(second, "rdma_retransmits_per_s", device) == 30
 
 
+def test_a_port_of_efa_counts_bytes_under_other_names(tmp_path: Path) -> None:
+    port = "sys/class/infiniband/rdmap0s6/ports/1"
+    files = {f"{port}/state": "4: ACTIVE\n", f"{port}/rate": "400 Gb/sec (8X HDR)\n"}
+    plant(tmp_path, {**files, f"{port}/hw_counters/rx_bytes": 0, f"{port}/hw_counters/tx_bytes": 0})
+    rounds = Rounds(RdmaReader(str(tmp_path / "sys")))
+    rounds.round()
+    plant(tmp_path, {f"{port}/hw_counters/rx_bytes": 3000, f"{port}/hw_counters/tx_bytes": 1000})
+    second = rounds.round()
+    assert value(second, "rdma_receive_bytes_per_s", "rdmap0s6 port 1") == 3000
+    assert value(second, "rdma_transmit_bytes_per_s", "rdmap0s6 port 1") == 1000
+
+
 def test_a_link_that_is_down_has_no_speed(tmp_path: Path) -> None:
     rdma(tmp_path, 0, state="1: DOWN")
     assert (

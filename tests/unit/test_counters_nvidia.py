@@ -293,6 +293,26 @@ def test_each_rate_has_one_source_in_every_round(library: Path, tmp_path: Path) 
     assert told["sources"] == [[[name, "gpm", True] for name in names]] * 3
 
 
+def test_nvlink_errors_come_from_the_fields_that_the_generation_has(library: Path, tmp_path: Path) -> None:
+    """The stub's old totals are 7 each; what an error code of 1000 names counts 1024 instead."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        found, names = [], ((38,), (208, 211, 215), (161, 162, 163, 208))
+        c.nv_kib[0] = 1
+        for fields in names:
+            scene.errors(**{f"field{field}": 1000 for field in fields})
+            scene.sheet = Sheet()
+            scene.open()
+            found.append(scene.round()["gpu_nvlink_errors_total gpu 0"].value)
+            scene.reader.close()
+        tell(found=found)
+        """,
+    )
+    assert told["found"] == [1024 + 21, 3 * 1024, 3 * 1024]
+
+
 def test_fields_are_asked_for_as_long_as_they_may_be_of_use(library: Path, tmp_path: Path) -> None:
     """Not what the device does not have, for a minute; not PCIe beside GPM; not the second best source."""
     told = play(
@@ -374,6 +394,36 @@ def test_under_mig_each_device_has_its_memory_and_its_activity(library: Path, tm
     assert told["left"] == 0
 
 
+def test_no_counter_of_a_mig_device_or_of_a_process_is_missing_in_silence(
+    library: Path, tmp_path: Path
+) -> None:
+    """While MIG is on, and when the GPU is then lost in a round that looks for MIG devices too."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        from prismtop.counters.device import missing
+        made = {}
+        for migs in (0, 2):
+            c.migs[0], c.pid[0], c.lost_mask, scene.sheet = migs, os.getpid(), 0, Sheet()
+            scene.open(target(os.getpid()))
+            before = {**scene.round(), **scene.round()}
+            c.lost_mask = 1
+            lost = {k for k, v in scene.round().items() if v.value is None and "the GPU is lost" in v.reason}
+            scene.reader.close()
+            device = "gpu 0 mig 3/0" if migs else "gpu 0"
+            wanted = [f"{n} gpu 0" for n in missing(())]
+            wanted += [f"{n} {device}" for n in ("gpu_busy_ratio", "gpu_others_busy_ratio")]
+            wanted += [f"gpu_process_{n} {device} pid {os.getpid()}" for n in ("busy_ratio", "memory_bytes")]
+            gone = [key for key in before if " gpu 0" in key and "xid" not in key]
+            made[migs] = sorted((set(wanted) - before.keys()) | (set(gone) - lost))
+        tell(made=made, misuse=c.misuse, left=c.live_samples)
+        """,
+    )
+    assert told["made"] == {"0": [], "2": []}
+    assert (told["misuse"], told["left"]) == (0, 0)
+
+
 def test_an_xid_is_counted_and_named_by_the_thread_that_waits(library: Path, tmp_path: Path) -> None:
     told = play(
         library,
@@ -435,6 +485,41 @@ def test_waiting_for_events_ends_when_it_fails(library: Path, tmp_path: Path) ->
     assert (told["sets"], told["misuse"]) == (0, 0)
 
 
+def test_the_xid_of_a_lost_gpu_stays_and_the_others_are_watched_on(library: Path, tmp_path: Path) -> None:
+    """XID 79 and the loss of the GPU come together, and the loss ends the waiting for the whole set."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        nvidia_events._FIRST_PAUSE_S = 0.05
+        scene.open()
+        scene.round()
+        def until(gpu, seen):
+            end = time.monotonic() + 20
+            while not seen(found := scene.round(slow=True).get(f"gpu_xid_errors_total gpu {gpu}")):
+                assert time.monotonic() < end, found
+            return {f"gpu {gpu}": found}
+        c.xid_gpu, c.xid, c.lost_mask = 0, 79, 1
+        lost = until(0, lambda made: made is not None and "not counted now" in made.text)
+        again = until(1, lambda made: made is not None and made.value == 0)
+        c.xid_gpu, c.xid = 1, 31
+        other = until(1, lambda made: made is not None and made.value)
+        c.lost_mask = 0
+        nvidia_events._LONGEST_PAUSE_S = 0.05
+        back = until(0, lambda made: made is not None and made.value and "now" not in made.text)
+        scene.reader.close()
+        tell(lost, again, other, back, misuse=c.misuse, sets=c.live_sets)
+        """,
+    )
+    lost, _, other, back = told["rounds"]
+    assert lost["gpu 0"][0] == 1
+    words = "XID 79: the GPU has fallen off the bus"
+    assert lost["gpu 0"][2].startswith(f"{words}; not counted now: the GPU is lost")
+    assert other["gpu 1"][::2] == [1, "XID 31: memory page fault of a kernel"]
+    assert back["gpu 0"][::2] == [1, words]
+    assert (told["misuse"], told["sets"]) == (0, 0)
+
+
 def test_a_process_is_known_by_its_pid_outside_or_inside_of_its_container(
     library: Path, tmp_path: Path
 ) -> None:
@@ -453,6 +538,23 @@ def test_a_process_is_known_by_its_pid_outside_or_inside_of_its_container(
     assert told["rounds"][0]["gpu_process_memory_bytes gpu 0 pid 4242"][0] == 60 * GIB
 
 
+def test_rubbish_among_a_drivers_samples_is_no_use_of_the_gpu(library: Path, tmp_path: Path) -> None:
+    """Numbers above 100 % and times before those that were asked for, as real drivers hand out."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        c.pid[0], c.rubbish = os.getpid(), 1
+        scene.open(target(os.getpid()))
+        scene.round()
+        second = scene.round()
+        scene.reader.close()
+        tell({f"{c.name} of ours": c for c in second.values() if " pid " in c.device})
+        """,
+    )
+    assert told["rounds"][0]["gpu_process_busy_ratio of ours"][0] == 0.8
+
+
 def test_pids_of_another_namespace_leave_the_device_as_a_whole(library: Path, tmp_path: Path) -> None:
     told = play(
         library,
@@ -468,6 +570,36 @@ def test_pids_of_another_namespace_leave_the_device_as_a_whole(library: Path, tm
     readings = told["rounds"][0]
     assert "another pid namespace" in readings["gpu_process_memory_bytes gpu 0"][1]
     assert "another pid namespace" in readings["gpu_others_count gpu 0"][1]
+
+
+def test_nvml_is_called_in_the_samplers_threads_only(library: Path, tmp_path: Path) -> None:
+    """Whatever the drawing thread does: it starts the sampler, reads from it, asks for more, and ends it."""
+    told = play(
+        library,
+        tmp_path,
+        """
+        import pynvml, threading
+        from prismtop.counters.sampler import make_sampler
+        from prismtop.model import Group
+        from prismtop.settings import Settings
+        callers, original = set(), pynvml._nvmlGetFunctionPointer
+        def noting(name):
+            callers.add(threading.current_thread().name)
+            return original(name)
+        pynvml._nvmlGetFunctionPointer = noting
+        sampler = make_sampler(Settings(), Group("vllm", None, (target(os.getpid()),)))
+        sampler.fast(20, 2)
+        end, seen = time.monotonic() + 20, set()
+        while not {"gpu_busy_ratio", "gpu_sm_clock_mhz", "gpu_xid_errors_total"} <= seen:
+            assert time.monotonic() < end
+            seen |= {reading.name for reading in sampler.read() if reading.value is not None}
+            time.sleep(0.01)
+        sampler.close()
+        tell(callers=sorted(callers), shutdowns=c.shutdowns, misuse=c.misuse)
+        """,
+    )
+    assert told["callers"] == ["prismtop-counters-devices", "prismtop-counters-xid"]
+    assert (told["shutdowns"], told["misuse"]) == (1, 0)
 
 
 def test_one_broken_gpu_does_not_hide_the_others(library: Path, tmp_path: Path) -> None:

@@ -76,6 +76,20 @@ def test_cpu_time_agrees_with_psutil_over_the_same_time() -> None:
     assert value(second, "process_cpu_ratio", f"pid {PID}") == pytest.approx(theirs, abs=0.05)
 
 
+def test_fast_rounds_tell_the_cpu_of_a_process_twice_a_second() -> None:
+    """As during a DeepDive: ticks are no number over 50 ms, and two seconds without one would be old."""
+    rounds = Rounds(ProcessReader([myself()]))
+    rounds.round()
+    rounds.sheet.period_ns = 50 * 10**6
+    burn(0.2)
+    made = [rounds.round(slow=False, seconds=0.05) for _ in range(20)]
+    found = [
+        one["process_cpu_ratio", f"pid {PID}"] for one in made if ("process_cpu_ratio", f"pid {PID}") in one
+    ]
+    assert [counter.period_ns for counter in found] == [500 * 10**6] * 2
+    assert found[0].value == pytest.approx(0.4, abs=0.15)
+
+
 def test_the_main_thread_and_the_busy_ones_are_hot_and_sleepers_are_not() -> None:
     def busy(ended: threading.Event) -> None:
         while not ended.is_set():

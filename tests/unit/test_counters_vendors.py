@@ -120,6 +120,14 @@ def test_what_amd_sysfs_does_not_have_says_what_would(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_smi")
+def test_a_link_that_the_driver_does_not_know_costs_its_generation_only(tmp_path: Path) -> None:
+    where = card(tmp_path, "amdgpu", {**AMD, "current_link_speed": "Unknown\n"})
+    first = reader_of(amd.open_reader(where)).round()
+    assert "does not know" in reason(first, "gpu_pcie_generation_count", "gpu card1")
+    assert value(first, "gpu_ecc_uncorrected_total", "gpu card1") == 1
+
+
+@pytest.mark.usefixtures("no_smi")
 def test_an_amd_gpu_with_few_files_has_a_reason_for_each_of_the_others(tmp_path: Path) -> None:
     first = reader_of(amd.open_reader(card(tmp_path, "amdgpu", {"gpu_busy_percent": 5}))).round()
     gaps = {name for (name, _), counter in first.items() if counter.value is None}
@@ -212,6 +220,21 @@ def test_files_of_one_client_count_once_and_different_clients_add_up(tmp_path: P
         client(tmp_path, amd_client(200_000_000, number=number), fd)
     second = rounds.round()
     assert value(second, "gpu_process_busy_ratio", "gpu card1 pid 42") == pytest.approx(0.4)
+
+
+def test_a_client_that_is_found_late_or_goes_does_not_count_what_it_did_before(tmp_path: Path) -> None:
+    where = card(tmp_path, "panthor", {})
+    client(tmp_path, amd_client(0, number=1), 7)
+    rounds = reader_of(drm.open_reader(where))
+    rounds.round()
+    client(tmp_path, amd_client(200_000_000, number=1), 7)
+    client(tmp_path, amd_client(4_000_000_000, number=2), 9)
+    second = rounds.round()
+    assert value(second, "gpu_process_busy_ratio", "gpu card1 pid 42") == pytest.approx(0.2)
+    client(tmp_path, amd_client(300_000_000, number=1), 7)
+    (tmp_path / "proc/42/fd/9").unlink()
+    third = rounds.round()
+    assert value(third, "gpu_process_busy_ratio", "gpu card1 pid 42") == pytest.approx(0.1)
 
 
 def test_another_drivers_card_says_that_it_is_read_by_process_only(tmp_path: Path) -> None:

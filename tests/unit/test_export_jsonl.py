@@ -144,6 +144,11 @@ def test_a_counter_has_value_unit_and_period_or_the_reason_why_not() -> None:
     assert "value" not in line
 
 
+def test_a_wait_of_microseconds_keeps_its_digits() -> None:
+    delay = Counter("thread_runq_delay_seconds", "pid 1 tid 2 x", "seconds", 5, 3.4567e-6)
+    assert parsed(jsonl.counter_line(delay, Clock(0)))["value"] == 3.4567e-6
+
+
 def test_a_counter_that_is_no_finite_number_has_no_value() -> None:
     line = parsed(jsonl.counter_line(Counter("n", "d", "count", 1, float("nan")), Clock(0)))
     assert (line["reason"], "value" in line) == ("not a finite number", False)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from prismtop.counters.catalogue import CATALOGUE
+from prismtop.counters.clock_limits import CLOCK_LIMITS, HARMFUL
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.export.metrics import METRICS, STEP_BOUNDS_S, Distribution, Totals, exported_names
 from prismtop.export.otlp import Pushes
@@ -203,6 +206,16 @@ def test_every_metric_of_the_dashboard_is_exported() -> None:
     assert used - exported_names() == set()
 
 
+def test_the_dashboard_shows_a_clock_as_limited_for_the_bits_that_are_power_or_heat() -> None:
+    """PromQL has no operators for bits; the arithmetic of its expression is that of Python."""
+    expressions = re.findall(r'"expr": "((?:[^"\\]|\\.)*clock_limits(?:[^"\\]|\\.)*)"', DASHBOARD.read_text())
+    (expression,) = expressions
+    name = "prismtop_gpu_clock_limits_bitmask"
+    for bit in CLOCK_LIMITS:
+        shown = eval(expression, {name: bit, "floor": math.floor})
+        assert bool(shown) == bool(bit & HARMFUL), hex(bit)
+
+
 def test_the_dashboard_is_one_that_grafana_can_import() -> None:
     board = json.loads(DASHBOARD.read_text())
     assert board["schemaVersion"] >= 36
@@ -290,7 +303,15 @@ def test_a_push_carries_counters_and_histograms_as_they_are() -> None:
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
     with closing(Collector()) as collector:
-        pushes = Pushes(totals_of(full_frame()), collector.url, interval_s=3600)
+        now = time.monotonic_ns()
+        more = [
+            ("gpu_memory_used_bytes", "gpu 0"),
+            ("gpu_power_watts", "gpu 0"),
+            ("net_receive_bytes_per_s", "x"),
+        ]
+        frame = full_frame()
+        counters = (*frame.counters, *(Counter(name, device, "", now, 7.0) for name, device in more))
+        pushes = Pushes(totals_of(replace(frame, counters=counters)), collector.url, interval_s=3600)
         assert pushes.push()
         pushes.close()
         path, body = collector.posts[0]
@@ -305,7 +326,13 @@ def test_a_push_carries_counters_and_histograms_as_they_are() -> None:
     points = metrics["prismtop_batch_duration_seconds"].histogram.data_points
     assert sorted(point.count for point in points) == [1, 1]
     assert list(points[0].explicit_bounds) == list(STEP_BOUNDS_S)
-    assert metrics["prismtop_batch_duration_seconds"].unit == "s"
+    units = {
+        name: metrics[f"prismtop_{name}"].unit
+        for name in ("batch_duration_seconds", "gpu_busy_ratio", "gpu_memory_used_bytes", "gpu_power_watts")
+    }
+    assert list(units.values()) == ["s", "1", "By", "W"]
+    assert metrics["prismtop_net_receive_bytes_per_s"].unit == "By/s"
+    assert metrics["prismtop_gpu_xid_errors"].unit == ""
 
 
 def test_pushes_that_reach_nobody_are_counted() -> None:

@@ -177,10 +177,22 @@ def test_no_number_is_infinite_or_not_a_number() -> None:
 
 def test_a_counter_has_one_finite_number_and_nothing_else() -> None:
     counters = [event for event in map(json.loads, encoded(full_frame())) if event["ph"] == "C"]
-    assert len(counters) == 3
+    assert len(counters) == 4
     for event in counters:
         assert list(event["args"]) == ["value"]
         assert math.isfinite(event["args"]["value"])
+
+
+def test_a_reading_with_words_is_drawn_too_and_read_once() -> None:
+    limits = Counter(
+        "gpu_clock_limits_bitmask", "gpu 0", "bitmask", START + 3, 4.0, text="software power cap"
+    )
+    texts = encoded(make_frame(0, time_ns=START, new_counters=(limits,)))
+    drawn = [event for event in map(json.loads, texts) if event["ph"] == "C"]
+    assert [(event["name"], event["args"]) for event in drawn] == [
+        ("gpu_clock_limits_bitmask gpu 0", {"value": 4.0})
+    ]
+    assert of_type(Counter, texts) == [limits]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -90,12 +90,12 @@ def label(name: str, device: str, called: str = "", width: int = 60) -> str:
 
 def amount(counter: Counter) -> str:
     """A reading with its unit, `n/a` without one."""
-    if counter.text:
+    value, unit = counter.value, counter.unit
+    # Words beside a share say more about it; other words are the reading, and their number how many they are.
+    if counter.text and (value is None or unit != "ratio"):
         return safe_text(counter.text, 40)
-    value = counter.value
     if value is None:
         return NA
-    unit = counter.unit
     if unit == "ratio":
         return f"{value * 100:.0f}%" if abs(value) >= 0.0995 or not value else f"{value * 100:.1f}%"
     if unit in ("percent", "pct"):
@@ -254,14 +254,18 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
     for counter in ordered(frame):
         history = frame.counter_history.get(counter.key, ())
         text = history_spark(history, counter.time_ns // 1_000_000_000, room, glyphs)
+        stale = _stale(counter, frame.time_ns)
+        shown = "old" if stale else amount(counter)
         made.append(
             (
                 (f" {fit(label_of(counter, names, 28), 28)} ", "base"),
-                (f"{cut(amount(counter), 11):>11}  ", "warn" if _stale(counter, frame.time_ns) else "strong"),
+                (f"{cut(shown, 11):>11}  ", "warn" if stale else "strong"),
                 (f"{fit(cut(safe_text(counter.source, 8), 8), 8)} ", "muted"),
                 (text, "stage.prepare"),
             )
         )
+        if counter.text and counter.unit == "ratio" and not stale:
+            made += wrapped(safe_text(counter.text, 80), width, "muted", 4)
     reasons: dict[str, list[str]] = {}
     for counter in unavailable(frame):
         reasons.setdefault(safe_text(counter.reason) or "no reason given", []).append(
