@@ -28,10 +28,10 @@ from prismtop.trace.own import (
     BEFORE_NS,
     CAT_ALERT,
     CAT_COUNTER,
-    CAT_DRAWN,
     CAT_REQUEST,
     CAT_SESSION,
     CAT_TRUTH,
+    CAT_VALUE,
     END_EVENT,
     READING_EVENT,
     SERIES_EVENT,
@@ -209,7 +209,7 @@ class Encoder:
             if not counter.text:
                 out.append(drawn)
                 return
-            out.append(drawn.replace(f'"cat":"{CAT_COUNTER}"', f'"cat":"{CAT_DRAWN}"', 1))
+            out.append(drawn.replace(f'"cat":"{CAT_COUNTER}"', f'"cat":"{CAT_VALUE}"', 1))
         pid, track = _counter_track(counter)
         args: dict[str, object] = {"track": track}
         if counter.reason:

@@ -23,13 +23,13 @@ CAT_BATCH = "batch"
 CAT_STAGE = "stage"
 CAT_REQUEST = "request"
 CAT_COUNTER = "counter"
-CAT_DRAWN = "drawn"
+CAT_VALUE = "counter_value"
 """The number of a reading that has words too, for viewers; the reading is the metadata next to it."""
 CAT_ALERT = "anomaly"
 CAT_TRUTH = "ground_truth"
 CAT_SESSION = "prismtop"
 CATEGORIES = frozenset(
-    (CAT_BATCH, CAT_STAGE, CAT_REQUEST, CAT_COUNTER, CAT_DRAWN, CAT_ALERT, CAT_TRUTH, CAT_SESSION)
+    (CAT_BATCH, CAT_STAGE, CAT_REQUEST, CAT_COUNTER, CAT_VALUE, CAT_ALERT, CAT_TRUTH, CAT_SESSION)
 )
 """All that events of ours have; those of other layers have others."""
 
