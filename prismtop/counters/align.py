@@ -5,7 +5,7 @@ Imports the nouns only, so that any panel may use it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from prismtop.model import HISTORY_S, Counter
@@ -16,21 +16,6 @@ _STEP_NS = int(HISTORY_S * 1e9)
 def is_current(counter: Counter, now_ns: int) -> bool:
     """Whether a reading may be shown as the present one: it is not older than two of its periods."""
     return now_ns - counter.time_ns <= 2 * counter.period_ns
-
-
-def readings_during(readings: Iterable[Counter], start_ns: int, end_ns: int) -> tuple[Counter, ...]:
-    """Of each series the reading that tells most about an interval, in order of first appearance.
-
-    A reading tells about the period that ends at it. Of several that overlap the interval the one that
-    overlaps most is taken, the later one of equals. A series without a reading of that time is left out.
-    """
-    best: dict[tuple[str, str], tuple[int, Counter]] = {}
-    for counter in readings:
-        overlap = min(end_ns, counter.time_ns) - max(start_ns, counter.time_ns - counter.period_ns)
-        known = best.get(counter.key)
-        if overlap >= 0 and (known is None or overlap >= known[0]):
-            best[counter.key] = (overlap, counter)
-    return tuple(counter for _, counter in best.values())
 
 
 def counters_during(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from prismtop.counter_history import CounterHistory
-from prismtop.counters.align import counters_during, is_current, readings_during
+from prismtop.counters.align import counters_during, is_current
 from prismtop.counters.sampler import Opener, Sampler, make_sampler, next_round
 from prismtop.counters.sheet import Sheet
 from prismtop.model import Counter
@@ -215,13 +215,6 @@ def test_a_reading_is_current_for_two_of_its_periods() -> None:
     assert is_current(reading(10), 12 * S)
     assert not is_current(reading(10), 12 * S + 1)
     assert is_current(reading(10, period_s=5), 20 * S)
-
-
-def test_of_several_readings_the_one_that_covers_the_batch_counts() -> None:
-    readings = [reading(10, 1), reading(11, 2), reading(12, 3)]
-    assert [c.value for c in readings_during(readings, int(10.4 * S), int(10.5 * S))] == [2]
-    assert [c.value for c in readings_during(readings, int(10.9 * S), int(11.5 * S))] == [3]
-    assert readings_during(readings, 20 * S, 21 * S) == ()
 
 
 def history_of(*readings: Counter) -> CounterHistory:
