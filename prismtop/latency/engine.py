@@ -274,6 +274,9 @@ class EngineJudge:
                 if gap.rule:
                     kind = STALL if gap.rule == SPIKE else THROUGHPUT
                     self._alarm(kind, batch, lost, expected.ns)
+                usual = self.gaps.reconsider(batch.end_ns)
+                if usual:
+                    self.episodes.close(usual, only=THROUGHPUT)
         self._trail.append(past)
 
     def _matters(self, rule: str, regime: Regime, now: _Past) -> bool:

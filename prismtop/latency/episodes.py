@@ -141,10 +141,12 @@ class Episodes:
         if now_ns - episode.last_ns >= episode.hold_ns or _grave(episode):
             self.close()
 
-    def close(self, remark: str = "") -> None:
-        """Close the episode that is open, with a remark at the end of its sentence."""
+    def close(self, remark: str = "", only: str = "") -> None:
+        """Close the episode that is open (`only`: if it is of that kind), with a remark at the end of its
+        sentence.
+        """
         episode = self._open
-        if episode is not None:
+        if episode is not None and only in ("", episode.kind):
             self._changed.append(_alert(episode, episode.last_ns, remark))
             if not _grave(episode):
                 self._recent.append(episode.opened_ns)
