@@ -11,7 +11,16 @@ from prismtop.latency.headroom import Prefills, Trend, headroom
 from prismtop.latency.padding import schedule_for
 from prismtop.latency.sensitivity import sensitivity
 from prismtop.latency.slo import SloGuard
-from prismtop.latency.state import Loaded, Store, dump, gpu_names, key_of, restore, state_dir
+from prismtop.latency.state import (
+    MALFORMED,
+    Loaded,
+    Store,
+    dump,
+    gpu_names,
+    key_of,
+    restore,
+    state_dir,
+)
 from prismtop.latency.trees import Background
 from prismtop.model import Alert, Batch, Group, Judgement, ModelCard, Request, SloStatus, SloTargets
 from prismtop.safe_text import safe_text
@@ -59,7 +68,7 @@ class LatencyJudge:
         self._engines: dict[int, EngineJudge] = {}
         self._origin = "fresh"
         self._card: ModelCard | None = None
-        self._card_ns = 0
+        self._card_ns = self._now_ns = 0
         targets = SloTargets(
             settings.slo_ttft_ms or None, settings.slo_tpot_ms or None, settings.slo_e2e_ms or None
         )
@@ -71,6 +80,7 @@ class LatencyJudge:
 
     def take(self, tick: Tick) -> Judgement:
         """Predict every batch of the tick, then learn from it."""
+        self._now_ns = tick.time_ns
         batches = tuple([self.engine(batch.pid).take(batch) for batch in tick.batches])
         changed: tuple[Alert, ...] = ()
         for engine in self._engines.values():
@@ -136,7 +146,7 @@ class LatencyJudge:
             return made
         try:
             restore(made, loaded.content, exact=loaded.exact)
-        except (ValueError, KeyError, TypeError) as error:
+        except MALFORMED as error:
             self._warnings.append(f"a kept latency model was not used: {safe_text(str(error), 120)}")
             self._loaded = Loaded(None, False)
             return EngineJudge(self._sensitivity, schedule, self._ids, self._background)
@@ -164,6 +174,9 @@ class LatencyJudge:
         for engine in self._engines.values():
             engine.episodes.close()
             changed += engine.episodes.take()
+        if self._guard:
+            self._guard.close(self._now_ns)
+            changed += self._guard.alerts()
         return changed
 
     def close(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from prismtop.latency.episodes import SLO
@@ -18,6 +19,7 @@ MS = 1e6
 
 class _Met(NamedTuple):
     time_ns: int
+    began_ns: int
     ttft: bool | None
     tpot: bool | None
     e2e: bool | None
@@ -41,6 +43,7 @@ class SloGuard:
         self._pid = pid
         self._met: deque[_Met] = deque()
         self._since_ns: int | None = None
+        self._seq = 0
         self._alert: Alert | None = None
         self._changed: list[Alert] = []
 
@@ -60,15 +63,16 @@ class SloGuard:
         """The figures of the window as of `now_ns`; opens or closes the alert.
 
         Args:
-            seq: the latest batch, for the alert.
+            seq: the latest batch, for the alert; 0 when there was none since.
         """
+        self._seq = seq or self._seq
         met = self._met
         elapsed = (now_ns - self._since_ns) / 1e9 if self._since_ns is not None else 0.0
         window = min(WINDOW_S, elapsed)
         known = [one.all for one in met if one.all is not None]
         attained = sum(known) / len(known) if known else None
         burn = None if attained is None else (1.0 - attained) / self._allowed
-        self._watch(burn, len(known), attained, now_ns, seq)
+        self._watch(burn, len(known), attained, now_ns)
         return SloStatus(
             targets=self.targets,
             window_s=window,
@@ -88,26 +92,33 @@ class SloGuard:
         changed, self._changed = tuple(self._changed), []
         return changed
 
-    def _watch(
-        self, burn: float | None, requests: int, attained: float | None, now_ns: int, seq: int
-    ) -> None:
-        alert = self._alert
-        if burn is None or attained is None:
-            return
-        if alert is None and burn >= FAST_BURN and requests >= LEAST_REQUESTS:
-            text = (
-                f"{100 * attained:.1f} % of {requests} requests met their targets: the error budget burns "
-                f"{burn:.0f} times as fast as it may"
-            )
-            self._alert = Alert(
-                next(self._ids), SLO, Severity.CRITICAL, now_ns, now_ns, self._pid, seq, seq, 0, 0, text
-            )
-            self._changed.append(self._alert)
-        elif alert is not None and burn <= CALM_BURN:
-            from dataclasses import replace
-
-            self._changed.append(replace(alert, closed_ns=now_ns, last_seq=seq))
+    def close(self, now_ns: int) -> None:
+        """Close the alert, if one is open."""
+        if self._alert is not None:
+            self._changed.append(replace(self._alert, closed_ns=now_ns, last_seq=self._seq))
             self._alert = None
+
+    def _watch(self, burn: float | None, requests: int, attained: float | None, now_ns: int) -> None:
+        if burn is None or attained is None or burn <= CALM_BURN:
+            self.close(
+                now_ns
+            )  # also when no request came for a minute: there is nobody left to miss a target
+            return
+        alert, seq = self._alert, self._seq
+        if alert is None and (burn < FAST_BURN or requests < LEAST_REQUESTS):
+            return
+        text = (
+            f"{100 * attained:.1f} % of {requests} requests met their targets: the error budget burns "
+            f"{burn:.0f} times as fast as it may"
+        )
+        if alert is None:
+            began = min(one.began_ns for one in self._met if one.all is False)
+            started = max(began, self._since_ns or 0, now_ns - int(WINDOW_S * 1e9))
+            alert = Alert(
+                next(self._ids), SLO, Severity.CRITICAL, now_ns, started, self._pid, seq, seq, 0, 0, text
+            )
+        self._alert = replace(alert, last_seq=seq, text=text)
+        self._changed.append(self._alert)
 
 
 def _met(request: Request, targets: SloTargets) -> _Met:
@@ -125,7 +136,8 @@ def _met(request: Request, targets: SloTargets) -> _Met:
         every: bool | None = False
     else:
         every = None if any(value is None for value in asked) else True
-    return _Met(request.finished_ns, ttft, tpot, e2e, every)
+    took = end_to_end_ns(request) or request.ttft_ns or 0
+    return _Met(request.finished_ns, request.finished_ns - took, ttft, tpot, e2e, every)
 
 
 def end_to_end_ns(request: Request) -> int | None:

@@ -34,6 +34,8 @@ MAX_BYTES = 8_000_000
 MAX_FILES = 20
 MAX_REGIMES = 16
 NOISE_KEPT = 400
+MALFORMED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+"""What reading a file raises that is JSON, but no state."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ class Store:
             if content.get("schema") != SCHEMA:
                 raise ValueError("another version of prismtop wrote it")
             check(content)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except MALFORMED as error:
             warnings.append(self._set_aside(path, str(error)))
             return None
         except OSError:
@@ -202,7 +204,7 @@ def _no_constant(name: str) -> float:
 
 
 def check(content: Mapping[str, Any]) -> None:
-    """Build everything once. Raises ValueError, KeyError or TypeError when a part is not sound."""
+    """Build everything once. Raises one of `MALFORMED` when a part is not sound."""
     if len(content["regimes"]) > MAX_REGIMES:
         raise ValueError("it has too many regimes")
     if content["basis"] not in BASES:
@@ -216,6 +218,10 @@ def check(content: Mapping[str, Any]) -> None:
         [_number(value) for value in entry["noise"]]
         if _number(entry.get("rough", 0.0)) < 0:
             raise ValueError("its noise is negative")
+        _number(entry["moved"])
+        if "buckets" in entry:
+            _number(entry["largest"])
+            [(int(bucket), int(at)) for bucket, at in entry["buckets"].items()]
 
 
 def dump(engine: EngineJudge) -> dict[str, Any]:

@@ -115,6 +115,44 @@ def test_a_budget_that_burns_fast_opens_an_alert_and_closes_it() -> None:
     assert len({alert.id for alert in session.alerts}) == 1
 
 
+def missing(session: Session) -> None:
+    """Half a minute of requests that all miss their target."""
+    session.tick(0.0)
+    session.tick(30.0, [request(1 + n, ttft_ms=200) for n in range(29)], list(Load().decode(10)))
+
+
+def test_an_alert_ends_when_there_are_no_requests_any_more() -> None:
+    session = Session(slo_ttft_ms=150.0)
+    missing(session)
+    session.tick(95.0)
+    assert session.alerts[-1].closed_ns == 95 * S
+
+
+def test_an_alert_ends_with_the_batches() -> None:
+    session = Session(slo_ttft_ms=150.0)
+    missing(session)
+    assert [alert.closed_ns for alert in session.judge.finish()] == [30 * S]
+
+
+def test_an_alert_begins_with_the_first_request_that_missed_its_target() -> None:
+    session = Session(slo_ttft_ms=150.0)
+    missing(session)
+    (alert,) = session.alerts
+    assert alert.started_ns == pytest.approx(0.6 * S)  # it took 0.4 s and ended at 1 s
+    assert alert.opened_ns == 30 * S
+
+
+def test_an_alert_that_is_open_says_how_it_is_now() -> None:
+    session = Session(slo_ttft_ms=150.0)
+    missing(session)
+    load = Load()
+    load.seq = 50
+    session.tick(40.0, [request(40) for _ in range(29)], list(load.decode(10)))
+    last = session.alerts[-1]
+    assert last.text.startswith("50.0 % of 58")
+    assert last.last_seq == 59
+
+
 def test_a_few_bad_requests_open_no_alert() -> None:
     session = Session(slo_ttft_ms=150.0)
     session.tick(0.0)
