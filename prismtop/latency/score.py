@@ -35,7 +35,7 @@ class EpisodeScore:
     """Alerts against truths.
 
     Attributes:
-        hits, misses: truths with and without an alert.
+        hits, misses: truths with and without an alert that opened during them.
         false: alerts without a truth.
         delay_batches_median: batches from the start of a truth to its alert, the alert's included; None
             without hits.
@@ -162,26 +162,29 @@ def _per_batch(
 
 
 def _episodes(seen: Sequence[Seen], alerts: Sequence[Alert], truths: Sequence[Truth]) -> EpisodeScore:
-    ends = {one.batch.seq: one.batch.end_ns for one in seen}
-    spans = [(alert.started_ns, ends.get(alert.last_seq, alert.opened_ns)) for alert in alerts]
-    real = [truth for truth in truths if truth.effect is not False]
-    delays, matched = [], set()
+    ends = {(one.batch.pid, one.batch.seq): one.batch.end_ns for one in seen}
+    until = [ends.get((alert.pid, alert.last_seq), alert.opened_ns) for alert in alerts]
+    delays, matched, hits, misses = [], set(), 0, 0
     order = sorted(one.batch.end_ns for one in seen)
-    reach = {truth: _reach(truth, order) for truth in truths}
-    hits = 0
-    for truth in real:
-        found = [n for n, (start, end) in enumerate(spans) if start < reach[truth] and end > truth.start_ns]
-        matched.update(found)
-        if found:
-            hits += 1
-            opened = min(max(alerts[n].opened_ns, truth.start_ns) for n in found)
-            delays.append(max(1, sum(1 for end in order if truth.start_ns < end <= opened)))
     for truth in truths:
+        reach = _reach(truth, order)
+        # An alert that was open already says nothing of what begins under it.
+        own = [
+            n
+            for n, (alert, end) in enumerate(zip(alerts, until, strict=True))
+            if alert.opened_ns >= truth.start_ns and alert.started_ns < reach and end > truth.start_ns
+        ]
+        matched.update(own)
         if truth.effect is False:
-            matched.update(n for n, (a, b) in enumerate(spans) if a < reach[truth] and b > truth.start_ns)
-    return EpisodeScore(
-        hits, len(real) - hits, len(alerts) - len(matched), float(median(delays)) if delays else None
-    )
+            continue
+        if own:
+            hits += 1
+            opened = min(alerts[n].opened_ns for n in own)
+            delays.append(max(1, sum(1 for end in order if truth.start_ns < end <= opened)))
+        else:
+            misses += 1
+    false = len(alerts) - len(matched)
+    return EpisodeScore(hits, misses, false, float(median(delays)) if delays else None)
 
 
 def _reach(truth: Truth, order: Sequence[int]) -> int:

@@ -68,6 +68,16 @@ def test_an_alert_without_a_truth_is_false() -> None:
     assert (made.precision or 1) < 0.6
 
 
+def test_an_alert_that_was_open_before_a_truth_finds_nothing_and_is_false() -> None:
+    load = Load()
+    batches = [*load.decode(400), *load.decode(100, factor=1.3)]
+    late = Truth(batches[450].start_ns, batches[470].end_ns, "under an alert", True)
+    made = score(batches, [late], make_judge())
+    assert made.episodes is not None
+    assert (made.episodes.hits, made.episodes.misses, made.episodes.false) == (0, 1, 1)
+    assert made.episodes.delay_batches_median is None
+
+
 def test_without_ground_truth_no_precision_is_claimed() -> None:
     batches, _ = disturbed(Load())
     made = score(batches, None, make_judge())
