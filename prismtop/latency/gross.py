@@ -18,11 +18,12 @@ class GrossWatch:
     """Counts them.
 
     Attributes:
-        count: how many there were in a row.
+        count: how many there were in a row; 0 once there were so many that they are believed to be normal.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self._row = 0
         self._largest = (0.0, 0.0, 0.0)
 
     def note(self, x: float, excess_ns: float, features: Features | None, rows: int) -> None:
@@ -32,12 +33,13 @@ class GrossWatch:
             x, excess_ns: log ratio and time beyond what was expected.
             rows: batches that its model has learnt from; 0 while it relearns.
         """
-        self.count = self.count + 1 if self._is_gross(x, excess_ns, features, rows) else 0
+        self._row = self._row + 1 if self._is_gross(x, excess_ns, features, rows) else 0
+        self.count = self._row if self._row <= GROSS_MOST else 0
 
     def _is_gross(self, x: float, excess_ns: float, features: Features | None, rows: int) -> bool:
         if features is None or x < GROSS or excess_ns < GROSS_NS:
             return False
-        if rows < GROSS_ROWS or self.count >= GROSS_MOST:
+        if rows < GROSS_ROWS:
             return False
         return all(now <= most for now, most in zip(_shape(features), self._largest, strict=True))
 
