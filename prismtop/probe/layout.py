@@ -31,7 +31,7 @@ W_GUEST_SEQ, W_GUEST_LEN, W_GUEST_COUNT, W_GUEST_CALLED = range(20, 24)
 W_COSTS = 128  # one word per hook number: median cost in ns of what it does beside the hooked call
 BOUNDARY = 64  # the word after them: of looking at the mailbox at a batch boundary
 
-RUNNING, DETACHED, LEASE_EXPIRED, FORKED = 1, 2, 3, 4
+RUNNING, DETACHED, LEASE_EXPIRED, FORKED, CALLED = 1, 2, 3, 4, 5  # CALLED: detached by an injected call
 OP_DETACH, OP_HOOKS, OP_LOAD, OP_CANCEL = 1, 2, 3, 4
 GUEST_BYTES = 1 << 18
 GUEST_STATUS_AT = GUEST_BYTES - (1 << 14)

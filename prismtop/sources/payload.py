@@ -135,7 +135,7 @@ def detach_body(nonce: str) -> str:
         "import sys\n"
         f"_m = sys.modules.get({agent.MODULE!r})\n"
         f"if hasattr(_m, 'AGENT') and {_is_of(nonce)}:\n"
-        f"    _m.AGENT.detach({agent.DETACHED})\n"
+        f"    _m.AGENT.detach({agent.CALLED})\n"
     )
 
 

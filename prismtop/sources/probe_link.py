@@ -381,13 +381,15 @@ class ProbeLink:
                 f"process {self.pid}: the probe removes itself at the next request ({error.message})"
             )
             return
-        if self._gone(1.0):
-            if done.scratch is not None:  # it ran, although nobody may have seen its handshake
+        gone = self._gone(1.0)
+        if self.ring is not None and self.ring.state == agent.CALLED:  # nobody may have seen its handshake
+            if done.scratch is not None:
                 mark_read(self.pid, done.scratch)
                 self._free(replace(done, started=True))
-        else:
-            if done.script is not None:  # the mailbox says the same, and leaves no file behind
-                withdraw(self.target.id.start_time, done)
+            return
+        # It is still queued, perhaps for long: a batch on another thread read the mailbox, or none did.
+        withdraw(self.target.id.start_time, done)
+        if not gone:
             notes.append(f"process {self.pid} is idle: the probe removes itself at the next request")
 
     def _cancel(self) -> list[str]:

@@ -126,3 +126,17 @@ def test_a_live_engine_that_falls_idle_is_left_at_once(minor: str, tmp_path: Pat
         assert list(engine.temporary.iterdir()) == []
         request_until(engine, 10)
         assert engine.state() == expected_afterwards(before)
+
+
+@pytest.mark.parametrize("minor", ["3.9", "3.11", "3.13", "3.14"])
+def test_an_engine_that_left_by_itself_while_a_detach_was_queued_goes_on(minor: str, tmp_path: Path) -> None:
+    """Its batches end on a thread of their own, and its main thread sleeps: the queued call runs much later."""
+    with scripted(tmp_path, minor, "worker", step_us=900_000) as engine:
+        before = engine.state()
+        session = open_session(engine, QUICK)
+        engine.request(1)
+        batches_from(session, 2)
+        session.close()
+        engine.request(1)
+        assert engine.works()
+        assert engine.state()["ids"] == before["ids"]

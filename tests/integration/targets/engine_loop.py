@@ -9,6 +9,7 @@ usage: engine_loop.py MODE [STEP_US] [WORK_FD]
     alloc  busy, while four threads allocate and free
     idle   steps only after a "work N" on stdin; until then the main thread sleeps in queue.get()
     read   steps only after bytes on WORK_FD; until then the main thread sleeps in os.read()
+    worker busy, on a thread of its own; the main thread sleeps in os.read() of WORK_FD
     calls  busy, but a step calls a Python function STEP_US times instead of sleeping
     torch  busy, but a step is also a forward pass of PyTorch; `torch-read` waits for bytes as `read` does
 
@@ -99,8 +100,13 @@ class Engine:
     # -- the main thread
 
     def run(self, work_fd):
+        if self.mode == "worker":
+            threading.Thread(target=self.work, daemon=True).start()
         while True:
-            if self.mode == "idle":
+            if self.mode == "worker":
+                os.read(work_fd, 64)
+                self.carry_out_waiting()
+            elif self.mode == "idle":
                 self.carry_out(self.inbox.get())
             elif self.mode in ("read", "torch-read"):
                 for _ in os.read(work_fd, 64):
@@ -109,6 +115,10 @@ class Engine:
             else:
                 self.step()
                 self.carry_out_waiting()
+
+    def work(self):
+        while True:
+            self.step()
 
     def carry_out_waiting(self):
         while not self.inbox.empty():
