@@ -130,7 +130,7 @@ def test_a_live_engine_that_falls_idle_is_left_at_once(minor: str, tmp_path: Pat
 
 @pytest.mark.parametrize("minor", ["3.9", "3.11", "3.13", "3.14"])
 def test_an_engine_that_left_by_itself_while_a_detach_was_queued_goes_on(minor: str, tmp_path: Path) -> None:
-    """Its batches end on a thread of their own, and its main thread sleeps: the queued call runs much later."""
+    """Batches end on a thread of their own while its main thread sleeps: the queued call runs much later."""
     with scripted(tmp_path, minor, "worker", step_us=900_000) as engine:
         before = engine.state()
         session = open_session(engine, QUICK)
