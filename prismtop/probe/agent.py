@@ -71,30 +71,42 @@ def looker(ag: Any) -> Any:
 class Agent:
     """The ring, the mailbox and the installed hooks of one monitor."""
 
-    def __init__(self, config: Any, builders: Any) -> None:
-        t0 = time.monotonic_ns()
+    def __init__(self) -> None:
+        self.guest: Any = None
+        self.mon: Any = None
+        self.tool: Any = None
+        self.running: Any = None
+        self.fd: Any = None
+        self.mm: Any = None
+        self.q: Any = None
+        self.todo: Any = []
+        self.hooks: dict[int, Any] = {}
+        self.table: dict[int, Any] = {}
+        self.odd: list[int] = []  # not empty: hooks must look twice (this batch is measured, or all is over)
+        self.left: list[str] = []
         self.state = RUNNING
         self.built = False  # until then the engine's threads leave mailbox and lease to the one that builds
+
+    def build(self, config: Any, builders: Any) -> Any:
+        """Make the ring and put the hooks in. When it raises, `detach` takes out what is in."""
+        t0 = time.monotonic_ns()
         self.builders = builders
         self.done = -1
         self.seen = self.loaded = 0
-        self.guest: Any = None
         self.base = self.base_exit = self.faults = self.setup = self.complete = 0
         self.bad: dict[Any, str] = {}
         self.samples: dict[int, list[int]] = {}
-        self.left: list[str] = []
         self.config = config
         self.lease = config["lease_ns"]
         capacity = config["capacity"]
         self.guest_at = HEADER_BYTES + capacity * RECORD.size
         size = self.guest_at + GUEST_BYTES
-        self.fd = memfd("prismtop-" + config["nonce"])
+        self.fd = memfd("prismtop-" + config["nonce"], size)
         os.ftruncate(self.fd, size)
         self.mm = mmap.mmap(self.fd, size)
         self.q = memoryview(self.mm).cast("Q")
         self.count = itertools.count(1).__next__
         self.mask = (capacity - 1) * RECORD.size
-        self.odd: list[int] = []  # not empty: hooks must look twice (this batch is measured, or all is over)
         self.cuts: list[int] = []  # not empty: the values just read were cut at CAP items
         self.look = looker(self)
         head = (MAGIC, VERSION, RECORD.size, capacity, os.getpid(), t0, time.time_ns(), 0, t0)
@@ -102,9 +114,6 @@ class Agent:
             self.q[i] = head[i]
         self.q[W_MONITOR], self.q[W_LEASE] = config["monitor"], self.lease
         self.q[W_NAMESPACE] = config["namespace"]
-        self.hooks = {}
-        self.table: dict[int, Any] = {}
-        self.mon = self.running = None
         self.mechanisms = config["mechanisms"]
         if "monitoring" in self.mechanisms and hasattr(sys, "monitoring"):
             open_monitoring(self)
@@ -386,15 +395,17 @@ class Agent:
             for event in (ev.PY_START, ev.PY_RETURN, ev.PY_YIELD, ev.PY_RESUME, ev.JUMP):
                 self.mon.register_callback(self.tool, event, None)
             self.mon.free_tool_id(self.tool)
-        if state != FORKED:
+        if state != FORKED and self.q is not None:
             self.publish()
             self.q[W_STATE] = state
         sys.modules.pop(MODULE, None)
         # A call that is in flight looks at `state` before it touches these; a thread between the two is
         # caught.
-        self.q.release()
-        self.mm.close()
-        os.close(self.fd)
+        if self.q is not None:
+            self.q.release()
+            self.mm.close()
+        if self.fd is not None:
+            os.close(self.fd)
         self.hooks, self.todo, self.builders = {}, [], {}
         self.table.clear()
 
@@ -407,9 +418,13 @@ def start(config: Any, builders: Any) -> Any:
     if old is not module:
         leave_to(old)
         sys.modules[MODULE] = module
+    made = Agent()
     try:
-        module.__dict__["AGENT"] = Agent(config, builders)
+        made.build(config, builders)
+        module.__dict__["AGENT"] = made
     except BaseException:
+        made.built = True
+        made.detach(DETACHED)
         sys.modules.pop(MODULE, None)
         raise
 

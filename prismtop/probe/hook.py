@@ -31,6 +31,13 @@ class Hook:
         self.ring = agent.mm, agent.count, agent.mask
 
     def install(self, mechanisms: Any) -> Any:
+        """Go in, by the first mechanism that works, or have a reason."""
+        try:
+            self.enter(mechanisms)
+        except Exception as error:
+            self.reason = type(error).__name__ + ": " + str(error)[:120]
+
+    def enter(self, mechanisms: Any) -> Any:
         place = self.spec.get("place")
         if self.spec["kind"] == "loop":
             self.reason = self.by_loop(place)

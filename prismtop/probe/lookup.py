@@ -17,12 +17,13 @@ def locate(module: Any, qualname: Any) -> Any:
     try:
         for part in parts[:-1]:
             owner = vars(owner)[part]
-    except KeyError:
+    except (KeyError, TypeError):  # TypeError: None where an import failed, or another thing without names
         return None, "no " + part + " in " + module
     name = parts[-1]
     for place in getattr(owner, "__mro__", (owner,)):
-        if name in vars(place):
-            return (place, name, vars(place)[name]), ""
+        names = getattr(place, "__dict__", ())
+        if name in names:
+            return (place, name, names[name]), ""
     return None, "no " + qualname + " in " + module
 
 

@@ -11,9 +11,9 @@ from prismtop.probe.layout import *
 PACKERS: dict[int, Any] = {}
 
 
-def memfd(name: Any) -> Any:
+def memfd(name: Any, size: Any) -> Any:
     """A nameless file in memory: memfd_create, its bare system call where this Python was built without it,
-    or an unlinked file (seccomp)."""
+    or an unlinked file (seccomp), with its room reserved: a page that finds none is a SIGBUS."""
     try:
         return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except AttributeError:
@@ -26,10 +26,15 @@ def memfd(name: Any) -> Any:
         pass
     for folder in ("/dev/shm", "/tmp"):
         try:
-            return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:
             continue
-    raise OSError("this process may create neither a memfd nor an unlinked file (seccomp?)")
+        try:
+            os.posix_fallocate(fd, 0, size)
+            return fd
+        except OSError:
+            os.close(fd)
+    raise OSError("this process may create no memfd (seccomp?), and no unlinked file of %d bytes" % size)
 
 
 def packer(values: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 import time
 import types
@@ -364,6 +365,33 @@ def test_a_hook_that_does_not_resolve_says_why(
 def test_an_expression_over_an_unknown_parameter_is_refused(engine: Any, probe: Any, mechanism: str) -> None:
     p = probe([hook("Engine.step", exit={"tokens": "scheduler_output.n"})], mechanism)
     assert p.status.hooks == {0: ("", "no parameter scheduler_output")}
+
+
+@pytest.mark.parametrize("place", [None, object(), 3])
+def test_a_hook_in_something_that_has_no_names_says_why(
+    engine: Any, probe: Any, mechanism: str, place: Any
+) -> None:
+    engine.Missing = place
+    p = probe([hook("Missing.step"), hook("Engine.step")], mechanism)
+    assert p.status.hooks == {0: ("", "no Missing.step in prismtop_test_engine"), 1: (mechanism, "")}
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_a_probe_that_cannot_be_built_leaves_nothing(
+    engine: Any, probe: Any, mechanism: str, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("the test's")
+
+    before, descriptors = engine.Engine.__dict__["step"], set(os.listdir("/proc/self/fd"))
+    code = before.__code__
+    monkeypatch.setattr(agent.Agent, "advance", fails)
+    with pytest.raises(RuntimeError):
+        probe([hook("Engine.step"), hook("Engine.failing")], mechanism, first=first)
+    assert engine.Engine.__dict__["step"] is before
+    assert before.__code__ is code
+    assert set(os.listdir("/proc/self/fd")) == descriptors
+    assert agent.MODULE not in sys.modules
 
 
 def test_detach_restores_every_attribute(engine: Any, probe: Any, mechanism: str) -> None:
