@@ -24,6 +24,8 @@ from prismtop.attach.process import Mapping, check_identity, read_maps, read_sta
 from prismtop.safe_text import safe_text
 
 _PAGE = 4096
+_MOST, _UNMAPPED = (1 << 64) - _PAGE, -77
+"""The highest address that mmap may return, and what is queued as where it returned an error beyond."""
 _REHEARSAL_S = 0.2
 _LIBC = re.compile(r"/(libc\.so\.6|libc-2\.\d+\.so|ld-musl-[^/]*)$")
 _PRELUDE = (
@@ -122,7 +124,9 @@ def _queue(pid: int, start_time: int, source: str) -> tuple[float, tuple[int, in
             f"((void *)0, {size}, 3, 0x22, -1, 0)",
             'printf "prismtop mapped %lu\\n", $m',
             f"restore {f.name} binary $m",
-            f"set $r = ((int (*)(void *, void *)){add:#x})((void *){run:#x}, (void *)$m)",
+            # gdb goes on after an error: what is queued for an address that is none ends the process.
+            f"set $r = $m > {_MOST:#x} ? {_UNMAPPED} : "
+            f"((int (*)(void *, void *)){add:#x})((void *){run:#x}, (void *)$m)",
             'printf "prismtop queued %d\\n", $r',
             "detach",
         ]
@@ -141,6 +145,11 @@ def _queue(pid: int, start_time: int, source: str) -> tuple[float, tuple[int, in
         pause_us = (time.perf_counter_ns() - began) / 1e3
     mapped = re.search(r"^prismtop mapped (\d+)$", done.stdout, re.M)
     queued = re.search(r"^prismtop queued (-?\d+)$", done.stdout, re.M)
+    if queued is not None and int(queued[1]) == _UNMAPPED:
+        raise InjectionError(
+            f"Process {pid} maps no more memory (its limit, or the system's).",
+            fix="Raise that limit (`prlimit --as`, vm.max_map_count), or use --external-only.",
+        )
     if mapped is None or queued is None or int(queued[1]) != 0:
         lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
         told = next((line for line in lines if "Couldn't" in line or "Cannot" in line), (lines or [""])[-1])

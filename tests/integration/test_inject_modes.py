@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 from pathlib import Path
 
 import pytest
 
-from prismtop.attach.errors import UnsupportedTargetError
+from prismtop.attach.errors import AttachError, UnsupportedTargetError
 from prismtop.attach.handshake import Handshake
 from prismtop.attach.ladder import confirm_started, free_scratch, withdraw
 from prismtop.attach.preflight import WayIn, preflight
@@ -134,6 +136,20 @@ def test_a_script_written_for_a_new_python_is_removed(tmp_path: Path) -> None:
         assert done.started
         assert done.script is None
     assert set(Path("/tmp").glob("prismtop-*.py")) <= before
+
+
+@pytest.mark.parametrize("minor", ["3.11", "3.13"])
+def test_gdb_queues_nothing_where_no_memory_can_be_mapped(minor: str, tmp_path: Path) -> None:
+    if shutil.which("gdb") is None:
+        pytest.skip("gdb is not installed")
+    with running("loop", tmp_path, python_or_skip(minor)) as target:
+        resource.prlimit(target.pid, resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
+        with pytest.raises(AttachError) as caught:
+            enter(target, way=WayIn.GDB)
+        if isinstance(caught.value, UnsupportedTargetError):
+            pytest.skip(f"this gdb cannot make calls here, and the target was spared: {caught.value}")
+        assert "maps no more memory" in caught.value.message
+        assert target.works()
 
 
 @pytest.mark.parametrize("minor", ["3.11", "3.13"])
