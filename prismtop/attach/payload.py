@@ -15,11 +15,18 @@ from prismtop.attach.handshake import Handshake
 
 # A Python signal handler may run, and raise, while the payload runs (it is the main thread). Swallowing
 # that would take a Ctrl-C or a SIGTERM away from the target, so a short-lived thread sends the signal once
-# more, afterwards.
+# more, afterwards. Another closes the text of the error where the helper, without ptrace, cannot.
 _ON_ERROR = """
 def resend(number):
     time.sleep(0.1)
     os.kill(os.getpid(), number)
+def let_go(fd):
+    time.sleep(5)
+    try:
+        if %(error)r in os.readlink('/proc/self/fd/%%d' %% fd):
+            os.close(fd)
+    except OSError:
+        pass
 def raised_by_signal(error):
     frame = error.__traceback__
     while frame.tb_next is not None:
@@ -41,10 +48,11 @@ def text_of(error):
     return '\\n'.join(lines + ['%%s: %%s' %% (type(error).__name__, str(error)[:2000])])
 number = raised_by_signal(error) if isinstance(error, (KeyboardInterrupt, SystemExit)) else None
 try:
-    import os
+    import os, _thread, time
     text = text_of(error).encode('utf-8', 'replace')
     fd = os.memfd_create(%(error)r)
     os.write(fd, text)
+    _thread.start_new_thread(let_go, (fd,))
 except BaseException:
     pass
 if number is not None:

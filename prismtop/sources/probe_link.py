@@ -111,6 +111,8 @@ class ProbeLink:
         self, helper: Helper | None, meanwhile: Meanwhile, *, compiled: bool, as_text: bool = False
     ) -> str:
         """Inject once; returns what the probe itself said went wrong, or ''."""
+        self.nonce = secrets.token_hex(8)  # what an earlier try said is not to be taken for this one's word
+        self.handshake = Handshake.of(self.nonce)
         built = payload.build(
             list(self.plans.values()),
             nonce=self.nonce,

@@ -40,6 +40,18 @@ def test_a_failed_payload_leaves_no_descriptor_behind(minor: str, tmp_path: Path
         assert target.descriptors() == before
 
 
+def test_a_failed_payload_closes_its_error_where_the_helper_cannot(tmp_path: Path) -> None:
+    with running("loop", tmp_path, python_or_skip("3.14")) as target:
+        before = target.descriptors()
+        with pytest.raises(InjectionError):
+            enter(target, "raise ValueError('wrong')")
+        end = time.monotonic() + 15
+        while target.descriptors() != before:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert target.works()
+
+
 def test_the_error_names_what_went_wrong(tmp_path: Path) -> None:
     with running("loop", tmp_path) as target:
         with pytest.raises(InjectionError) as caught:
