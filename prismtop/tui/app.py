@@ -17,7 +17,7 @@ from textual.message import Message
 from prismtop.errors import EXIT_OK, PrismtopError, UnavailableError, UsageError
 from prismtop.model import Batch, Capture, Frame
 from prismtop.safe_text import safe_text
-from prismtop.tui.base import ScreenApp, require_terminal
+from prismtop.tui.base import ScreenApp, check_looks, require_terminal
 from prismtop.tui.collector import Collector, Ticking
 from prismtop.tui.controls import NO_DEEPDIVE, NO_RECORDING, READONLY, Controls, controls_of
 from prismtop.tui.keys import PANELS
@@ -299,6 +299,18 @@ def chosen_panels(text: str) -> dict[str, bool]:
 def panels_text(panels: dict[str, bool]) -> str:
     """The other way round."""
     return " ".join(f"{'+' if shown else '-'}{name}" for name, shown in panels.items()) or "auto"
+
+
+def check_screen(settings: object) -> None:
+    """What `run_app` would refuse, to be asked before anything is put into an engine.
+
+    Raises:
+        UsageError: there is no such theme or panel, or the keymap makes no sense.
+        UnavailableError: standard input or output is no terminal.
+    """
+    require_terminal()
+    check_looks(settings)
+    chosen_panels(str(getattr(settings, "panels", "auto")))
 
 
 def run_app(session: Ticking, *, settings: object, controls: Controls | None = None) -> int:

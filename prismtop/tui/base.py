@@ -128,6 +128,13 @@ def require_terminal() -> None:
         )
 
 
+def check_looks(settings: object) -> None:
+    """Raise UsageError where `ScreenApp` would: there is no such theme, or the keymap makes no sense."""
+    Keymap(getattr(settings, "keys", None))
+    themes, _ = _themes(settings)
+    choose(themes, str(getattr(settings, "theme", DEFAULT)), no_colour="NO_COLOR" in os.environ)
+
+
 def driver_class() -> type[Driver] | None:
     """The thrifty driver, unless Textual was told to use another (a browser)."""
     if os.environ.get("TEXTUAL_DRIVER") or sys.platform == "win32":
