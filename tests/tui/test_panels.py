@@ -198,6 +198,11 @@ def test_request_latencies_are_na_when_no_request_was_seen() -> None:
     assert "tok/s n/a" in shown
 
 
+def test_iterations_that_were_not_counted_lately_are_no_zero() -> None:
+    shown = text_of(*summary.lines(view_of(throughput=Throughput(10.0, None)), 80, 2, UNICODE))
+    assert shown == " rates n/a: no iteration was counted from outside in the last 10 s"
+
+
 def test_lost_records_are_on_the_status_line() -> None:
     assert "lost 12" in text_of(summary.status(view_of(lost=Lost(records=12)), 80, UNICODE))
 

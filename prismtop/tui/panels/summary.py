@@ -34,13 +34,19 @@ def _fact(value: str, unit: str, label: str = "") -> Line:
     return ((f"{label} " if label else "", "muted"), (value, "base"), (unit, "muted"))
 
 
+def _no_rates(why: str) -> Line:
+    return ((f" rates {NA}: {why}", "muted"),)
+
+
 def lines(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """Throughput, request and step latency on `height` lines at most, less important facts dropped."""
     frame = view.frame
     rates = frame.throughput if frame else None
     if frame is None or rates is None:
-        none: Line = ((f" rates {NA}: no batch was seen in the window yet", "muted"),)
-        return [none][:height]
+        return [_no_rates("no batch was seen in the window yet")][:height]
+    if rates.batches_per_s is None:
+        why = f"no iteration was counted from outside in the last {rates.window_s:.0f} s"
+        return [_no_rates(why)][:height]
     throughput = [
         _fact(rate(rates.batches_per_s), " batch/s"),
         _fact(rate(rates.tokens_per_s), " tok/s"),
