@@ -22,7 +22,8 @@ RATES_HZ = (0.2, 0.5, 1.0, 2.0, 4.0, 10.0)
 """What + and - step through."""
 
 STALE_NS = 3_000_000_000
-"""A frame older than this is marked: the collector is late or stuck."""
+"""A frame older than this is marked: the collector is late or stuck. Where the screen is redrawn more seldom
+than that, one and a half of its periods."""
 
 WARNINGS_KEPT = 100
 TOAST_NS = 8_000_000_000
@@ -187,7 +188,7 @@ class View:
 
     def stale_s(self, now_ns: int) -> float | None:
         """Age of the newest frame in seconds when that is too old; None when it is fresh."""
-        if self.latest is None or now_ns - self.latest.time_ns < STALE_NS:
+        if self.latest is None or now_ns - self.latest.time_ns < max(STALE_NS, 1.5e9 / self.ui_hz):
             return None
         if self.latest.replay is not None:  # its times are those of the trace
             return None
