@@ -131,7 +131,7 @@ class PrismtopApp(ScreenApp):
     ) -> None:
         """Show a frame on whatever screen is open."""
         toast = self.view.toast
-        changed = self.view.accept(frame, warnings, batches)
+        changed = self.view.accept(frame, warnings, batches, self.now_ns())
         if self.view.rings:
             self.view.rings = False
             if getattr(self.settings, "bell", False):
