@@ -40,8 +40,7 @@ def main(argv: Sequence[str]) -> int:
     from prismtop.commands.context import Context, Interrupted
     from prismtop.commands.terminal import ProcessSignals, StderrReporter
 
-    if sys.stdout is None:  # started with stdout closed: like a pipe that nobody reads
-        return EXIT_OK
+    _open_closed_streams()
     report = StderrReporter()
     debug = "--debug" in argv
     with ProcessSignals(report) as signals:
@@ -66,6 +65,14 @@ def main(argv: Sequence[str]) -> int:
             sentence, code = _explained(error)
             report.say(sentence)
             return code
+
+
+def _open_closed_streams() -> None:
+    """Point what was closed at the start (`>&-`) at nothing: the next file opened would take its number, and
+    what is written to stdout."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _explained(error: Exception) -> tuple[str, int]:
