@@ -107,6 +107,13 @@ def test_shared_options_stand_before_or_after_the_command() -> None:
     assert parser.parse_args(["--pid", "1", "watch"]).pid == [1]
 
 
+def test_options_that_may_be_repeated_count_before_and_after_the_command() -> None:
+    parsed = cli.build_parser().parse_args(
+        ["--pid", "1", "--set", "tick-hz=5", "watch", "--pid", "2", "--set", "window-s=4"]
+    )
+    assert (parsed.pid, parsed.set) == ([1, 2], [("tick_hz", "5"), ("window_s", "4")])
+
+
 def test_the_patterns_of_the_demo_are_those_of_its_load_generator() -> None:
     assert live.PATTERNS == PATTERNS
 
