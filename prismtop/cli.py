@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, NoReturn
 from prismtop import __version__
 from prismtop.command_line import COMMANDS
 from prismtop.command_line.shared import Parser, judging, looks, pid, pids, shared, way_in
-from prismtop.errors import EXIT_OK, EXIT_UNAVAILABLE, PrismtopError, UsageError
+from prismtop.errors import EXIT_DEFECT, EXIT_OK, EXIT_UNAVAILABLE, PrismtopError, UsageError
 
 if TYPE_CHECKING:
     from prismtop.commands.context import Context
     from prismtop.settings import Settings
 
-EXIT_DEFECT = 70
 _SETTING_FLAGS = (
     *("external_only", "allow_gdb", "counters", "theme", "ascii", "no_mouse", "readonly"),
     *("sensitivity", "slo_ttft_ms", "slo_tpot_ms", "slo_e2e_ms", "slo_target", "on_alert"),

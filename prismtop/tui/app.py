@@ -106,6 +106,8 @@ class PrismtopApp(ScreenApp):
         gc.freeze()
         self.start_collecting()
         self.set_interval(1.0, self.refresh_ages)
+        if self.ended_by is not None:  # a signal came before there was a loop to tell
+            self.exit()
 
     def end_by(self, number: int, _: object = None) -> None:
         """A signal handler: leave in good order. SIGHUP: the terminal is gone."""
@@ -328,9 +330,9 @@ def run_app(session: Ticking, *, settings: object, controls: Controls | None = N
 
     Raises:
         UsageError: there is no such theme, or the keymap makes no sense.
-        UnavailableError: standard input or output is no terminal, or drawing failed.
-        PrismtopError: whatever the session raised; other exceptions as UnavailableError. The terminal is
-            restored before.
+        UnavailableError: standard input or output is no terminal.
+        PrismtopError: whatever the session raised; other exceptions, and those of drawing, as DefectError.
+            The terminal is restored before.
     """
     require_terminal()
     app = PrismtopApp(session, settings, controls=controls)

@@ -10,7 +10,7 @@ from pathlib import Path
 from textual.app import App
 from textual.driver import Driver
 
-from prismtop.errors import PrismtopError, UnavailableError
+from prismtop.errors import DefectError, PrismtopError, UnavailableError
 from prismtop.safe_text import safe_text
 from prismtop.tui.keymap import Keymap
 from prismtop.tui.lines import Lines
@@ -110,10 +110,10 @@ class ScreenApp(App[None], inherit_bindings=False):
             return
         if isinstance(error, PrismtopError):
             raise error
-        raise UnavailableError(
+        raise DefectError(
             f"{'Collecting' if self.failure else 'Drawing the screen'} failed with "
             f"{type(error).__name__}: {safe_text(str(error), 200)}.",
-            fix="Run `prismtop watch` for plain output, and report this.",
+            fix="Run `prismtop watch` for plain output, and report what `--debug` says.",
         ) from error
 
 

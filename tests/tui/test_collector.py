@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import threading
 import time
 
 from prismtop.model import Frame
 from prismtop.tui.collector import Collector
+from tests.tui.harness import StillApp
 from tests.tui.synthetic import SyntheticSession
 
 
@@ -84,3 +87,13 @@ def test_the_session_is_ticked_by_one_thread_only() -> None:
     collector.stop()
     thread.join(10)
     assert threads == {thread.ident}
+
+
+async def test_a_signal_that_comes_before_the_screen_is_up_ends_it_all_the_same() -> None:
+    app = StillApp()
+    app.end_by(signal.SIGTERM)
+    running = asyncio.create_task(app.run_async(headless=True, size=(80, 24)))
+    done, _ = await asyncio.wait({running}, timeout=5)
+    app.exit()
+    await running
+    assert done

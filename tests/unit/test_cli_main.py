@@ -13,7 +13,7 @@ from prismtop import __version__
 from prismtop.command_line import live
 from prismtop.commands import choose
 from prismtop.demo.workload import PATTERNS
-from prismtop.errors import PermissionDeniedError
+from prismtop.errors import EXIT_DEFECT, PermissionDeniedError
 from prismtop.model import Group
 from prismtop.settings import setting_infos
 from tests.factories import make_group, make_target
@@ -294,7 +294,7 @@ def test_a_defect_is_one_sentence_and_a_traceback_only_with_debug(
 
     monkeypatch.setattr("prismtop.commands.listing.run", break_down)
     code, out, err = run(capsys, "list")
-    assert (code, out) == (cli.EXIT_DEFECT, "")
+    assert (code, out) == (EXIT_DEFECT, "")
     assert err.count("\n") == 1
     assert "ZeroDivisionError: divided\ufffd[2J" in err
     _, _, err = run(capsys, "list", "--debug")
