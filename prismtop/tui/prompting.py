@@ -77,8 +77,6 @@ class PromptScreen(PanelScreen):
 
     def _open_prompt(self, kind: str, text: str = "") -> None:
         view = self.owner.view
-        if view.compact and not self.shown.get("footer", 1):
-            view.panels.pop("footer", None)
         self.prompt = Prompt(kind, text, view.filter, view.cursor, view.held is not None)
         self.redraw()
 

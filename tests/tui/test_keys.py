@@ -314,6 +314,22 @@ async def test_leaving_the_prompt_brings_the_rows_back() -> None:
         assert app.view.filter is None
 
 
+@pytest.mark.parametrize(("key", "label"), [("slash", "filter:"), ("f3", "search:"), ("g", "go to:")])
+@pytest.mark.parametrize("compact", [False, True])
+async def test_what_is_typed_is_seen_where_the_line_of_keys_is_hidden(
+    key: str, label: str, compact: bool
+) -> None:
+    async with still() as (app, pilot):
+        await tap(pilot, "9", *(["c"] if compact else []))
+        assert "Help" not in screen_text(app).splitlines()[-1]
+        await tap(pilot, key)
+        await type_text(pilot, "12")
+        assert screen_text(app).splitlines()[-1].startswith(f" {label} 12_")
+        await tap(pilot, "escape")
+        assert app.view.panels["footer"] is False
+        assert "Help" not in screen_text(app).splitlines()[-1]
+
+
 @covers("prompt_empty")
 async def test_ctrl_u_empties_the_line() -> None:
     async with still() as (app, pilot):
