@@ -186,7 +186,8 @@ class PrismtopApp(ScreenApp):
         if call is None:
             self.say(f"not recording: {NO_RECORDING}")
         else:
-            self.ask("recording stopped" if running else "recording", call)
+            what = "recording stopped" if running else "recording"
+            self.collector.beside(call, lambda result: self._post(Answered(what, result)))
 
     def ask_deepdive(self) -> None:
         """A capture, after a question that says what it costs the engine; the end of the one that runs."""
