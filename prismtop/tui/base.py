@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from textual.app import App
 from textual.driver import Driver
@@ -69,10 +70,12 @@ class ScreenApp(App[None], inherit_bindings=False):
     def toggle_mouse(self) -> None:
         """Take the mouse, or leave it to the terminal, which then selects text."""
         self.mouse = not self.mouse
-        switch = "_enable_mouse_support" if self.mouse else "_disable_mouse_support"
-        change: Callable[[], None] | None = getattr(self._driver, switch, None)
-        if change is not None:
-            change()
+        driver: Any = self._driver
+        switch = getattr(driver, "_enable_mouse_support" if self.mouse else "_disable_mouse_support", None)
+        if switch is not None:
+            driver._mouse = True  # Textual's switches do nothing in a driver that was started without a mouse
+            switch()
+            driver._mouse = self.mouse  # what it does when it comes back from the shell
 
     def _use_look(self) -> None:
         self.look = self.theme_file.look(ASCII if self.plain else UNICODE)
