@@ -358,6 +358,29 @@ async def test_a_search_selects_the_next_row_that_matches() -> None:
         assert app.view.selected.mode.value == "mixed"
 
 
+@pytest.mark.parametrize("key", ["f3", "f"])
+async def test_the_key_of_a_search_goes_on_with_it(key: str) -> None:
+    async with still() as (app, pilot):
+        await tap(pilot, "f3")
+        await type_text(pilot, "mixed")
+        await tap(pilot, "enter")
+        first = app.view.cursor
+        await tap(pilot, key)
+        assert app.view.cursor > first
+        assert app.view.selected is not None
+        assert app.view.selected.mode.value == "mixed"
+        await tap(pilot, "escape", key)
+        assert "search: _" in screen_text(app)
+
+
+async def test_a_search_that_matches_no_row_any_more_says_so() -> None:
+    async with still() as (app, pilot):
+        await tap(pilot, "f3")
+        await type_text(pilot, "no such batch")
+        await tap(pilot, "enter", "f3")
+        assert "no row of the list matches no such batch" in screen_text(app)
+
+
 @covers("prompt_next", "prompt_previous")
 async def test_search_again_goes_on_and_back() -> None:
     async with still() as (app, pilot):
