@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, NoReturn
 from prismtop import __version__
 from prismtop.command_line import COMMANDS
 from prismtop.command_line.shared import Parser, judging, looks, pid, pids, shared, way_in
-from prismtop.errors import EXIT_OK, EXIT_UNAVAILABLE, PrismtopError, UsageError
+from prismtop.errors import EXIT_DEFECT, EXIT_OK, EXIT_UNAVAILABLE, PrismtopError, UsageError
 
 if TYPE_CHECKING:
     from prismtop.commands.context import Context
     from prismtop.settings import Settings
 
-EXIT_DEFECT = 70
 _SETTING_FLAGS = (
     *("external_only", "allow_gdb", "counters", "theme", "ascii", "no_mouse", "readonly"),
     *("sensitivity", "slo_ttft_ms", "slo_tpot_ms", "slo_e2e_ms", "slo_target", "on_alert"),
@@ -40,8 +39,7 @@ def main(argv: Sequence[str]) -> int:
     from prismtop.commands.context import Context, Interrupted
     from prismtop.commands.terminal import ProcessSignals, StderrReporter
 
-    if sys.stdout is None:  # started with stdout closed: like a pipe that nobody reads
-        return EXIT_OK
+    _open_closed_streams()
     report = StderrReporter()
     debug = "--debug" in argv
     with ProcessSignals(report) as signals:
@@ -66,6 +64,14 @@ def main(argv: Sequence[str]) -> int:
             sentence, code = _explained(error)
             report.say(sentence)
             return code
+
+
+def _open_closed_streams() -> None:
+    """Point what was closed at the start (`>&-`) at nothing: the next file opened would take its number, and
+    what is written to stdout."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -7,6 +7,7 @@ EXIT_FINDING = 1
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 3
 EXIT_PERMISSION = 4
+EXIT_DEFECT = 70
 
 
 class PrismtopError(Exception):
@@ -47,3 +48,10 @@ class PermissionDeniedError(PrismtopError):
 
     def __init__(self, message: str, *, fix: str = "") -> None:
         super().__init__(message, exit_code=EXIT_PERMISSION, fix=fix)
+
+
+class DefectError(PrismtopError):
+    """Something went wrong in prismtop that nobody thought of (exit code 70)."""
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        super().__init__(message, exit_code=EXIT_DEFECT, fix=fix)

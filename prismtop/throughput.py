@@ -25,7 +25,7 @@ class Window:
         self._first: deque[FirstToken] = deque()
         self._finished: deque[int] = deque()
         self._started_ns: int | None = None
-        self._has_requests = False
+        self._has_requests = self._sampled = False
         self._made: Throughput | None = None
         self._made_ns = 0
 
@@ -33,6 +33,8 @@ class Window:
         """Take what is new, in order of time."""
         if batches and self._started_ns is None:
             self._started_ns = batches[0].start_ns
+        if batches:
+            self._sampled = batches[-1].origin is Origin.SAMPLED
         self._batches.extend(batches)
         self._stages.extend((batch.mode.value, batch.stage_ns()) for batch in batches)
         self._first.extend(first)
@@ -59,20 +61,27 @@ class Window:
         seconds = max(now_ns - since, 1) / 1e9
         decode = _total(b.workload.decode_tokens for b in self._batches)
         tokens = _total(b.workload.tokens for b in self._batches)
-        busy = sum(min(b.duration_ns, b.period_ns or b.duration_ns) for b in self._batches)
+        batches_per_s, busy = _sampled_rates(self._batches) if self._sampled else self._rates(now_ns, since)
         waits = [first.ttft_ns / MS for first in self._first if first.ttft_ns is not None]
         return Throughput(
             window_s=seconds,
-            batches_per_s=_batch_rate(self._batches, seconds),
+            batches_per_s=batches_per_s,
             tokens_per_s=None if tokens is None else tokens / seconds,
             decode_tokens_per_s=None if decode is None else decode / seconds,
             requests_per_s=len(self._finished) / seconds if self._has_requests else None,
             ttft_ms=percentiles([(wait, 1) for wait in waits]),
             itl_ms=percentiles(_itl(self._batches)),
-            busy=min(1.0, busy / (now_ns - since)) if now_ns > since else None,
+            busy=busy,
             step_ms=_by_mode(self._batches),
             stage_ms=_by_stage(self._stages),
         )
+
+    def _rates(self, now_ns: int, since_ns: int) -> tuple[float, float | None]:
+        """Batches a second, and the share of the time that was spent in them."""
+        length = now_ns - since_ns
+        busy = sum(min(b.duration_ns, b.period_ns or b.duration_ns) for b in self._batches)
+        rate = len(self._batches) / (max(length, 1) / 1e9)
+        return rate, min(1.0, busy / length) if length > 0 else None
 
 
 def percentiles(weighted: Sequence[tuple[float, int]]) -> Percentiles | None:
@@ -92,10 +101,14 @@ def percentiles(weighted: Sequence[tuple[float, int]]) -> Percentiles | None:
     return Percentiles(total, at(50), at(95), at(99))
 
 
-def _batch_rate(batches: Sequence[Batch], seconds: float) -> float:
-    """Batches a second; a sampled batch is the mean of many, so its period is what counts."""
-    periods = [batch.period_ns for batch in batches if batch.origin is Origin.SAMPLED and batch.period_ns]
-    return 1e9 * len(periods) / sum(periods) if periods else len(batches) / seconds
+def _sampled_rates(means: Sequence[Batch]) -> tuple[float | None, float | None]:
+    """Batches a second and the busy share where a batch is the mean of about a second: how many iterations
+    that were is told by how long one took with the idle time before it. None without a mean."""
+    turns = [(b.duration_ns, b.duration_ns + b.idle_ns) for b in means if b.origin is Origin.SAMPLED]
+    turns = [(active, turn) for active, turn in turns if turn > 0]
+    if not turns:
+        return None, None
+    return sum(1e9 / turn for _, turn in turns) / len(turns), sum(a / turn for a, turn in turns) / len(turns)
 
 
 def _itl(batches: Iterable[Batch]) -> list[tuple[float, int]]:

@@ -6,12 +6,16 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from prismtop.errors import UsageError
 
 if TYPE_CHECKING:
     from prismtop.commands.context import Context
+
+    _SubParsers = argparse._SubParsersAction["Parser"]
+else:
+    _SubParsers = argparse._SubParsersAction
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +23,10 @@ class Parser(argparse.ArgumentParser):
 
     names: Sequence[str] = ()
     """The commands that exist, for `did you mean`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.register("action", "parsers", _Subcommands)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError instead of printing the usage and leaving."""
@@ -37,6 +45,26 @@ class Parser(argparse.ArgumentParser):
         import difflib
 
         return next(iter(difflib.get_close_matches(word, self.names, n=1)), "")
+
+
+class _Subcommands(_SubParsers):
+    """argparse lets what stands after a command replace what stood before it: of options that may be repeated
+    both count."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Run the subparser."""
+        before = {name: given for name, given in vars(namespace).items() if isinstance(given, list)}
+        super().__call__(parser, namespace, values, option_string)
+        for name, given in before.items():
+            after = getattr(namespace, name)
+            if after is not given:
+                setattr(namespace, name, [*given, *after])
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"

@@ -10,9 +10,9 @@ from prismtop.command_line.shared import Commands, command, looks, pid, pids, wa
 
 if TYPE_CHECKING:
     from prismtop.commands.context import Context
+    from prismtop.settings import Settings
 
 PORT = 8617
-_FLAGS = ("external_only", "allow_gdb", "ascii", "no_mouse", "readonly")
 
 
 def _add_serve(commands: Commands) -> None:
@@ -42,17 +42,15 @@ def _port(text: str) -> int:
 def _serve(context: Context, args: argparse.Namespace) -> int:
     from prismtop.commands.serve import run
 
-    return run(context, child_arguments(args), args.host, args.port)
+    return run(context, child_arguments(args, context.settings), args.host, args.port)
 
 
-def child_arguments(args: argparse.Namespace) -> list[str]:
+def child_arguments(args: argparse.Namespace, settings: Settings) -> list[str]:
     """The command line of the prismtop behind one page."""
     made = ["demo"] if args.demo else [word for number in pids(args) for word in ("--pid", str(number))]
-    made += [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(args, name, False)]
-    if hasattr(args, "theme"):
-        made += ["--theme", args.theme]
-    for name, value in getattr(args, "set", []):
-        made += ["--set", f"{name}={value}"]
+    for name, origin in settings.origins.items():
+        if origin == "flag":
+            made += ["--set", f"{name}={getattr(settings, name)}"]
     return made
 
 

@@ -45,11 +45,13 @@ def open_session(
         PrismtopError: with the cause and the fix; nothing is left in any process then.
     """
     from prismtop.diagnosis.live import LiveDiagnoser
+    from prismtop.export.alert_hook import hooks_for
     from prismtop.own_priority import OwnPriority
     from prismtop.session import Session
     from prismtop.sources.live import AttachOptions, attach
 
     settings = context.settings
+    hooks = hooks_for(settings, group)
     options = AttachOptions(
         allow_gdb=settings.allow_gdb or _gdb_agreed(context, group),
         budget=settings.probe_budget,
@@ -65,33 +67,40 @@ def open_session(
         priority.look(time.monotonic_ns())
         context.report.update(text)
 
+    source: Source | None = None
+    sampler: CounterSource | None = None
     try:
         with context.report.status(f"attaching to {describe(group)}"):
             source = attach(group, profiles.get(group.engine), options, update)
-    except BaseException:
-        priority.restore()
-        raise
-    from prismtop.export.alert_hook import hooks_for
-    from prismtop.latency.judge import LatencyJudge, make_judge
+        from prismtop.latency.judge import LatencyJudge, make_judge
 
-    sampler = _sampler(context, group) if counters else None
-    session = Session(
-        source,
-        history=settings.history,
-        window_s=settings.window_s,
-        figures=figures,
-        judge=make_judge(settings, group) if remember else LatencyJudge(settings, group),
-        counters=sampler,
-        diagnoser=LiveDiagnoser(),
-        recorder=recorder,
-        sinks=(*hooks_for(settings, group), *sinks),
-        deepdiver=_deepdiver(context, group, source, sampler, wanted=deepdive),
-        priority=priority,
-    )
-    # What was imported and built stays: the garbage collector need not walk through it again and again, nor
-    # look at every few hundred objects of a program whose objects come and go in numbers that do not grow.
-    gc.freeze()
-    gc.set_threshold(*_COLLECT)
+        sampler = _sampler(context, group) if counters else None
+        session = Session(
+            source,
+            history=settings.history,
+            window_s=settings.window_s,
+            figures=figures,
+            judge=make_judge(settings, group) if remember else LatencyJudge(settings, group),
+            counters=sampler,
+            diagnoser=LiveDiagnoser(),
+            recorder=recorder,
+            sinks=(*hooks, *sinks),
+            deepdiver=_deepdiver(context, group, source, sampler, wanted=deepdive),
+            priority=priority,
+        )
+        # What was imported and built stays: the garbage collector need not walk through it again and again,
+        # nor look at every few hundred objects of a program whose objects come and go in numbers that do not
+        # grow.
+        gc.freeze()
+        gc.set_threshold(*_COLLECT)
+    except BaseException:
+        with context.signals.shielded():
+            for sentence in source.close() if source is not None else ():
+                context.report.say(sentence)
+            if sampler is not None:
+                sampler.close()
+            priority.restore()
+        raise
     return session
 
 

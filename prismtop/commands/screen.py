@@ -50,8 +50,9 @@ def open_screen(context: Context, group: Group, profiles: Profiles) -> int:
 
     When the terminal is lost while something is recorded, that goes on in a process without a terminal.
     """
-    from prismtop.tui.app import run_app
+    from prismtop.tui.app import check_screen, run_app
 
+    check_screen(context.settings)
     lost = False
 
     def note() -> None:

@@ -39,7 +39,7 @@ def analysis_object(trace: Trace, summary: Summary, deep: DeepAnalysis | None = 
     for name, value in (("tokens", summary.tokens), ("decode_tokens", summary.decode_tokens)):
         if value is not None:
             made[name] = value
-    if summary.seconds:
+    if summary.seconds and not summary.sampled:  # such a batch is the mean of many
         made["batches_per_s"] = round(summary.batches / summary.seconds, 3)
         made["busy"] = round(min(1.0, summary.busy_ns / 1e9 / summary.seconds), 4)
     if summary.requests:

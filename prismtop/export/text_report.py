@@ -91,6 +91,8 @@ def comparison_lines(before: str, after: str, found: Comparison) -> Iterator[str
 
 def rate(summary: Summary) -> str:
     """Batches a second, in words."""
+    if summary.sampled:
+        return "seen from outside: each is the mean of many"
     return f"{summary.batches / summary.seconds:.1f}/s" if summary.seconds else "no length"
 
 

@@ -119,7 +119,7 @@ class Throughput:
     """Rates over the last `window_s` seconds; None is: not exposed by this engine.
 
     Attributes:
-        batches_per_s: engine iterations a second.
+        batches_per_s: engine iterations a second; None is: counted from outside, and none lately.
         tokens_per_s: prefill and decode tokens a second.
         decode_tokens_per_s: generated tokens a second.
         requests_per_s: requests finished a second.
@@ -131,7 +131,7 @@ class Throughput:
     """
 
     window_s: float
-    batches_per_s: float
+    batches_per_s: float | None
     tokens_per_s: float | None = None
     decode_tokens_per_s: float | None = None
     requests_per_s: float | None = None

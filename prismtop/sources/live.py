@@ -101,7 +101,11 @@ def attach(
             fix="Name the engine's process with --pid.",
         )
     attach_all(links, progress)
-    return LiveSource(group, profile, profile.batch, links, options, time.monotonic_ns())
+    try:
+        return LiveSource(group, profile, profile.batch, links, options, time.monotonic_ns())
+    except BaseException:
+        detach_all(links)
+        raise
 
 
 def attach_all(links: Sequence[ProbeLink], progress: Progress) -> None:

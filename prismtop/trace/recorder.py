@@ -80,6 +80,8 @@ class Recorder:
         self._alert: _AlertRecording | None = None
         self._last_alert = 0
         self._ending: list[_AlertRecording] = []
+        self._stopping: list[TraceWriter] = []
+        """Writers that another thread waits for in `stop`: the process must not end before they do."""
 
     def take(self, frame: Frame) -> Recording | None:
         """Encode what is new, remember it, hand it to the recordings that run."""
@@ -136,7 +138,8 @@ class Recorder:
             writer.wait_open()
         except PrismtopError:
             with self._lock:
-                self._writer = None
+                if self._writer is writer:  # not one that began meanwhile
+                    self._writer = None
             raise
         return writer.status()
 
@@ -147,13 +150,19 @@ class Recorder:
             if writer is None:
                 return None, ()
             writer.last_words()
+            self._stopping.append(writer)
         notes = writer.close()
+        with self._lock:
+            self._stopping.remove(writer)
         return writer.status(), notes
 
     def close(self) -> tuple[str, ...]:
         """End everything; sentences about what was written and where."""
+        with self._lock:
+            stopping = tuple(self._stopping)
+        said = [note for writer in stopping for note in writer.close()]
         recording, notes = self.stop()
-        said = list(notes)
+        said += notes
         if recording is not None and not recording.error:
             said.insert(0, f"recorded {recording.events} events to {safe_text(recording.path)}")
         with self._lock:

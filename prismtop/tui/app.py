@@ -17,7 +17,7 @@ from textual.message import Message
 from prismtop.errors import EXIT_OK, PrismtopError, UnavailableError, UsageError
 from prismtop.model import Batch, Capture, Frame
 from prismtop.safe_text import safe_text
-from prismtop.tui.base import ScreenApp, require_terminal
+from prismtop.tui.base import ScreenApp, check_looks, require_terminal
 from prismtop.tui.collector import Collector, Ticking
 from prismtop.tui.controls import NO_DEEPDIVE, NO_RECORDING, READONLY, Controls, controls_of
 from prismtop.tui.keys import PANELS
@@ -106,6 +106,8 @@ class PrismtopApp(ScreenApp):
         gc.freeze()
         self.start_collecting()
         self.set_interval(1.0, self.refresh_ages)
+        if self.ended_by is not None:  # a signal came before there was a loop to tell
+            self.exit()
 
     def end_by(self, number: int, _: object = None) -> None:
         """A signal handler: leave in good order. SIGHUP: the terminal is gone."""
@@ -131,7 +133,7 @@ class PrismtopApp(ScreenApp):
     ) -> None:
         """Show a frame on whatever screen is open."""
         toast = self.view.toast
-        changed = self.view.accept(frame, warnings, batches)
+        changed = self.view.accept(frame, warnings, batches, self.now_ns())
         if self.view.rings:
             self.view.rings = False
             if getattr(self.settings, "bell", False):
@@ -184,7 +186,8 @@ class PrismtopApp(ScreenApp):
         if call is None:
             self.say(f"not recording: {NO_RECORDING}")
         else:
-            self.ask("recording stopped" if running else "recording", call)
+            what = "recording stopped" if running else "recording"
+            self.collector.beside(call, lambda result: self._post(Answered(what, result)))
 
     def ask_deepdive(self) -> None:
         """A capture, after a question that says what it costs the engine; the end of the one that runs."""
@@ -301,6 +304,18 @@ def panels_text(panels: dict[str, bool]) -> str:
     return " ".join(f"{'+' if shown else '-'}{name}" for name, shown in panels.items()) or "auto"
 
 
+def check_screen(settings: object) -> None:
+    """What `run_app` would refuse, to be asked before anything is put into an engine.
+
+    Raises:
+        UsageError: there is no such theme or panel, or the keymap makes no sense.
+        UnavailableError: standard input or output is no terminal.
+    """
+    require_terminal()
+    check_looks(settings)
+    chosen_panels(str(getattr(settings, "panels", "auto")))
+
+
 def run_app(session: Ticking, *, settings: object, controls: Controls | None = None) -> int:
     """Show the screen until the user leaves it.
 
@@ -316,9 +331,9 @@ def run_app(session: Ticking, *, settings: object, controls: Controls | None = N
 
     Raises:
         UsageError: there is no such theme, or the keymap makes no sense.
-        UnavailableError: standard input or output is no terminal, or drawing failed.
-        PrismtopError: whatever the session raised; other exceptions as UnavailableError. The terminal is
-            restored before.
+        UnavailableError: standard input or output is no terminal.
+        PrismtopError: whatever the session raised; other exceptions, and those of drawing, as DefectError.
+            The terminal is restored before.
     """
     require_terminal()
     app = PrismtopApp(session, settings, controls=controls)

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from textual.app import App
 from textual.driver import Driver
 
-from prismtop.errors import PrismtopError, UnavailableError
+from prismtop.errors import DefectError, PrismtopError, UnavailableError
 from prismtop.safe_text import safe_text
 from prismtop.tui.keymap import Keymap
 from prismtop.tui.lines import Lines
@@ -69,10 +70,12 @@ class ScreenApp(App[None], inherit_bindings=False):
     def toggle_mouse(self) -> None:
         """Take the mouse, or leave it to the terminal, which then selects text."""
         self.mouse = not self.mouse
-        switch = "_enable_mouse_support" if self.mouse else "_disable_mouse_support"
-        change: Callable[[], None] | None = getattr(self._driver, switch, None)
-        if change is not None:
-            change()
+        driver: Any = self._driver
+        switch = getattr(driver, "_enable_mouse_support" if self.mouse else "_disable_mouse_support", None)
+        if switch is not None:
+            driver._mouse = True  # Textual's switches do nothing in a driver that was started without a mouse
+            switch()
+            driver._mouse = self.mouse  # what it does when it comes back from the shell
 
     def _use_look(self) -> None:
         self.look = self.theme_file.look(ASCII if self.plain else UNICODE)
@@ -110,10 +113,10 @@ class ScreenApp(App[None], inherit_bindings=False):
             return
         if isinstance(error, PrismtopError):
             raise error
-        raise UnavailableError(
+        raise DefectError(
             f"{'Collecting' if self.failure else 'Drawing the screen'} failed with "
             f"{type(error).__name__}: {safe_text(str(error), 200)}.",
-            fix="Run `prismtop watch` for plain output, and report this.",
+            fix="Run `prismtop watch` for plain output, and report what `--debug` says.",
         ) from error
 
 
@@ -126,6 +129,13 @@ def require_terminal() -> None:
             "The screen needs a terminal, and standard input or standard error is none.",
             fix="Use `prismtop watch` in scripts and pipes.",
         )
+
+
+def check_looks(settings: object) -> None:
+    """Raise UsageError where `ScreenApp` would: there is no such theme, or the keymap makes no sense."""
+    Keymap(getattr(settings, "keys", None))
+    themes, _ = _themes(settings)
+    choose(themes, str(getattr(settings, "theme", DEFAULT)), no_colour="NO_COLOR" in os.environ)
 
 
 def driver_class() -> type[Driver] | None:

@@ -71,14 +71,15 @@ class Collector:
         """
         self._asked.append((call, answer))
 
+    def beside(self, call: Callable[[], object], answer: Callable[[object], None]) -> None:
+        """Have `call` run in a thread of its own: what waits for a disk must not keep the ticks waiting, by
+        which probes know that somebody is there.
+        """
+        threading.Thread(target=_answer, args=(call, answer), name="prismtop-beside", daemon=True).start()
+
     def _answer_asked(self) -> None:
         while self._asked:
-            call, answer = self._asked.popleft()
-            try:
-                result: object = call()
-            except Exception as error:
-                result = error
-            answer(result)
+            _answer(*self._asked.popleft())
 
     def run(self) -> None:
         """The thread's body."""
@@ -110,3 +111,11 @@ class Collector:
                 batches.clear()
             due = max(due + self._tick_s, now)
             self._stop.wait(max(0.0, due - time.monotonic()))
+
+
+def _answer(call: Callable[[], object], answer: Callable[[object], None]) -> None:
+    try:
+        result: object = call()
+    except Exception as error:
+        result = error
+    answer(result)

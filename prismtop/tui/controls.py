@@ -15,10 +15,10 @@ class Controls:
 
     Attributes:
         start_recording: begins a trace and returns its path, or None when `Frame.recording` will say it.
-            Called in the thread that ticks the session, between two ticks.
-        stop_recording: ends it; what it returns (a sentence, a path) is shown. Same thread.
-        deepdive: captures everything for a moment; what it returns is shown. Same thread, so it must only
-            start the capture.
+            Called in a thread of its own: it may wait for the disk.
+        stop_recording: ends it; what it returns (a sentence, a path) is shown. In a thread of its own too.
+        deepdive: captures everything for a moment; what it returns is shown. Called in the thread that ticks
+            the session, between two ticks, so it must only start the capture.
         preview_deepdive: returns the `Capture` that `deepdive` would begin, for the question before it. Same
             thread.
         cancel_deepdive: ends the running one. Same thread.

@@ -22,6 +22,9 @@ from prismtop.tui.fields import ALIASES, BY_NAME, Field, Value, field_named
 MAX_LENGTH = 200
 _Get = Callable[[Batch], Value]
 _OPERATORS = re.compile(r"[<>=]")
+_BETWEEN = re.compile(r"[|&!() ]+")
+_TRUTHS = frozenset(("slow", "suspect"))
+_JOINTS = frozenset(("and", "or", "not"))
 _TOKEN = re.compile(r"""("[^"]*"|'[^']*')|(&&?|\|\|?)|(!(?!=))|((?<![<>=!])=(?!=))|([<>=!]=)""")
 _UNIT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(us|ms|s|k|M|%)(?![\w])")
 _FACTORS = {"us": "0.001", "ms": "1", "s": "1000", "k": "1000", "M": "1000000", "%": "1"}
@@ -60,11 +63,17 @@ def compile_filter(text: str) -> Filter | None:
         return None
     if len(text) > MAX_LENGTH:
         raise UsageError(f"The filter is longer than {MAX_LENGTH} characters.", fix="Shorten it.")
-    if _OPERATORS.search(text) or text.lstrip("!( ") in ("slow", "suspect"):
+    if _OPERATORS.search(text) or _needs_no_comparison(text):
         get = _compiled(_parsed(text))
         return Filter(text, lambda batch: get(batch) is True)
     wanted = text.lower()
     return Filter(text, lambda batch: wanted in _haystack(batch))
+
+
+def _needs_no_comparison(text: str) -> bool:
+    """`slow`, `!(slow | suspect)`; with any other word in it, it is a text to look for."""
+    words = {word for word in _BETWEEN.split(text) if word} - _JOINTS
+    return bool(words) and words <= _TRUTHS
 
 
 def _haystack(batch: Batch) -> str:

@@ -145,7 +145,8 @@ KEYS: tuple[Key, ...] = (
         ("f3", "f"),
         "F3 f",
         "search",
-        "Go to the next row that contains a text or matches an expression; again: the one after.",
+        "Go to the next row with a text, or that matches an expression; again: the one after. esc: a new "
+        "search.",
         "search",
         (LIST,),
         13,

@@ -89,7 +89,9 @@ class ListScreen(PromptScreen):
             Wish("counters", 1, 20, min(counters.wanted(frame, width), 9 if height >= 50 else 5), 36),
             Wish("ranks", min(2, rank_lines), 22, min(rank_lines, 6), 36),
         ]
-        return heights(height, fixed, wishes, view.panels, view.compact, _COMPACT)
+        # Keys that are typed must be seen, whoever hid the line that they appear on.
+        chosen = view.panels if self.prompt is None else {**view.panels, "footer": True}
+        return heights(height, fixed, wishes, chosen, view.compact, _COMPACT)
 
     def _status(self, width: int) -> Line:
         """The probe's state, or a message that goes away by itself."""

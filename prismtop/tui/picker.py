@@ -144,7 +144,8 @@ def pick_group(groups: Sequence[Group], settings: object) -> Group | None:
 
     Raises:
         UsageError: there is no theme of the name in `settings`, or its keymap makes no sense.
-        UnavailableError: no terminal, or drawing failed.
+        UnavailableError: no terminal.
+        DefectError: drawing failed.
     """
     if not groups:
         return None

@@ -77,8 +77,6 @@ class PromptScreen(PanelScreen):
 
     def _open_prompt(self, kind: str, text: str = "") -> None:
         view = self.owner.view
-        if view.compact and not self.shown.get("footer", 1):
-            view.panels.pop("footer", None)
         self.prompt = Prompt(kind, text, view.filter, view.cursor, view.held is not None)
         self.redraw()
 
@@ -212,8 +210,14 @@ class PromptScreen(PanelScreen):
         self._open_prompt("filter", self.owner.view.filter.text if self.owner.view.filter else "")
 
     def action_search(self) -> None:
-        """Find a row."""
-        self._open_prompt("search", self.owner.view.search.text if self.owner.view.search else "")
+        """Find a row; where rows are marked that match, the next of them."""
+        search = self.owner.view.search
+        if search is None:
+            self._open_prompt("search")
+            return
+        if not self.owner.view.find(search.matches):
+            self.owner.say(f"no row of the list matches {search.text}")
+        self.redraw()
 
     def action_goto(self) -> None:
         """Go to a batch, a time or a part."""

@@ -22,7 +22,8 @@ RATES_HZ = (0.2, 0.5, 1.0, 2.0, 4.0, 10.0)
 """What + and - step through."""
 
 STALE_NS = 3_000_000_000
-"""A frame older than this is marked: the collector is late or stuck."""
+"""A frame older than this is marked: the collector is late or stuck. Where the screen is redrawn more seldom
+than that, one and a half of its periods."""
 
 WARNINGS_KEPT = 100
 TOAST_NS = 8_000_000_000
@@ -100,30 +101,37 @@ class View:
     _rows: Sequence[Batch] = ()
 
     def accept(
-        self, frame: Frame, warnings: tuple[str, ...] = (), batches: Sequence[Batch] | None = None
+        self,
+        frame: Frame,
+        warnings: tuple[str, ...] = (),
+        batches: Sequence[Batch] | None = None,
+        now_ns: int | None = None,
     ) -> bool:
-        """Take a new frame, and the batches since the last one taken; True when the picture changes."""
+        """Take a new frame, and the batches since the last one taken; True when the picture changes.
+
+        `now_ns`: of the clock that messages go away by; a replayed frame has the times of its trace.
+        """
         self.latest = frame
         for warning in (*warnings, *frame.warnings):
             if warning not in self.warnings:
                 self.warnings.append(warning)
         self.history.add(frame.new_batches if batches is None else batches)
-        self._announce(frame)
+        self._announce(frame, frame.time_ns if now_ns is None else now_ns)
         if self.paused_ns is not None:
             return False
         self.frame = frame
         return True
 
-    def _announce(self, frame: Frame) -> None:
+    def _announce(self, frame: Frame, now_ns: int) -> None:
         """One message per episode, when it opens, and one when the engine or the probe has left.
 
         What was there at the start is no news.
         """
         left = frame.state in (AttachState.GONE, AttachState.DETACHED)
         if left and not self._left and self._announced is not None:
-            self.say(frame.note or _LEFT[frame.state], frame.time_ns, "error")
+            self.say(frame.note or _LEFT[frame.state], now_ns, "error")
         self._left = left
-        self._announce_capture(frame)
+        self._announce_capture(frame, now_ns)
         if self._announced is None:
             self._announced = {alert.id for alert in frame.alerts}
             return
@@ -131,10 +139,10 @@ class View:
             if alert.id not in self._announced:
                 self._announced.add(alert.id)
                 if alert.closed_ns is None:
-                    self.say(f"{alert.severity.value}: {alert.text}", frame.time_ns, "error")
+                    self.say(f"{alert.severity.value}: {alert.text}", now_ns, "error")
                     self.rings = True
 
-    def _announce_capture(self, frame: Frame) -> None:
+    def _announce_capture(self, frame: Frame, now_ns: int) -> None:
         """One message when a capture has ended, one more when a slowdown has stayed."""
         capture = frame.capture
         now = None if capture is None else (capture.number, capture.phase.final, capture.residual)
@@ -142,10 +150,10 @@ class View:
             return
         self._captured = now
         if capture is not None and capture.residual:
-            self.say(f"DeepDive: {report.residual_text(capture)}", frame.time_ns, "error")
+            self.say(f"DeepDive: {report.residual_text(capture)}", now_ns, "error")
         elif capture is not None and capture.phase.final and capture.residual is None:
             failed = capture.phase is CapturePhase.FAILED
-            self.say(report.ended(capture), frame.time_ns, "error" if failed else "badge")
+            self.say(report.ended(capture), now_ns, "error" if failed else "badge")
 
     @property
     def capturing(self) -> bool:
@@ -187,7 +195,7 @@ class View:
 
     def stale_s(self, now_ns: int) -> float | None:
         """Age of the newest frame in seconds when that is too old; None when it is fresh."""
-        if self.latest is None or now_ns - self.latest.time_ns < STALE_NS:
+        if self.latest is None or now_ns - self.latest.time_ns < max(STALE_NS, 1.5e9 / self.ui_hz):
             return None
         if self.latest.replay is not None:  # its times are those of the trace
             return None

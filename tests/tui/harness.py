@@ -58,6 +58,7 @@ class StillApp(PrismtopApp):
         self.session = session or SyntheticSession(self.clock)
         super().__init__(self.session, settings(**changes), controls=controls, now_ns=self.clock)
         self.collector.ask = lambda call, answer: answer(call())  # type: ignore[method-assign]
+        self.collector.beside = self.collector.ask  # type: ignore[method-assign]
 
     def start_collecting(self) -> None:
         """No thread."""

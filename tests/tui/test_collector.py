@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
-from prismtop.model import Frame
+import pytest
+
+from prismtop.model import Frame, Recording
+from prismtop.tui.app import PrismtopApp
 from prismtop.tui.collector import Collector
+from prismtop.tui.controls import Controls
+from tests.tui.harness import StillApp, settings
 from tests.tui.synthetic import SyntheticSession
 
 
@@ -26,6 +35,13 @@ def wait_for(condition: object, seconds: float = 10.0) -> None:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:  # type: ignore[operator]
         time.sleep(0.005)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.005)
 
 
 def test_a_busy_screen_gets_no_queue_of_frames() -> None:
@@ -84,3 +100,37 @@ def test_the_session_is_ticked_by_one_thread_only() -> None:
     collector.stop()
     thread.join(10)
     assert threads == {thread.ident}
+
+
+@pytest.mark.parametrize("what", ["start_recording", "stop_recording"])
+async def test_ticking_goes_on_while_a_recording_waits_for_a_slow_disk(what: str) -> None:
+    session, disk = SyntheticSession(), threading.Event()
+
+    def wait() -> str:
+        disk.wait(20)
+        return "/tmp/x.json.gz"
+
+    app = PrismtopApp(session, settings(ui_hz=25.0), controls=Controls(**{what: wait}))
+    try:
+        async with app.run_test(size=(80, 24)):
+            await until(lambda: app.view.latest is not None)
+            if what == "stop_recording" and app.view.latest is not None:
+                app.view.latest = replace(app.view.latest, recording=Recording("/tmp/x.json.gz", 0))
+            app.toggle_recording()
+            before = session.ticks
+            await until(lambda: session.ticks > before + 10)
+            assert app.view.toast is None
+            disk.set()
+            await until(lambda: app.view.toast is not None and "/tmp/x.json.gz" in app.view.toast.text)
+    finally:
+        disk.set()
+
+
+async def test_a_signal_that_comes_before_the_screen_is_up_ends_it_all_the_same() -> None:
+    app = StillApp()
+    app.end_by(signal.SIGTERM)
+    running = asyncio.create_task(app.run_async(headless=True, size=(80, 24)))
+    done, _ = await asyncio.wait({running}, timeout=5)
+    app.exit()
+    await running
+    assert done

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from prismtop.errors import UsageError
 from prismtop.model import Batch, Mode, Prediction, Verdict, Workload
 from prismtop.tui.filter import MAX_LENGTH, compile_filter
-from tests.factories import MS, make_batch
+from prismtop.tui.panels.help import FILTERS
+from tests.factories import MS, make_batch, make_stages
+
+START = 10**12
 
 
 def passes(text: str, batch: Batch) -> bool:
@@ -53,6 +56,31 @@ def test_slow_and_over_are_about_the_prediction() -> None:
     assert passes("slow", slow())
     assert passes("slow & over > 50%", slow())
     assert not passes("!slow", slow())
+
+
+@pytest.mark.parametrize("text", [example for example, _ in FILTERS])
+def test_every_example_of_the_help_page_matches_what_it_says(text: str) -> None:
+    work = Workload(context_tokens=20_000, kv_usage=0.9, waiting=3)
+    stages = make_stages(START, prepare_inputs=1.0, wait=24.0)
+    odd = slow(duration_ns=25 * MS, start_ns=START, workload=work, stages=stages, suspect="lost records")
+    assert passes(text, odd)
+    assert not passes(text, make_batch())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("slow | suspect", True),
+        ("slow and suspect", False),
+        ("(slow)", True),
+        ("!suspect", True),
+        ("not slow or suspect", False),
+        ("slow batch", False),
+        ("not", False),
+    ],
+)
+def test_what_is_true_or_false_needs_no_comparison(text: str, found: bool) -> None:
+    assert passes(text, slow()) is found
 
 
 def test_a_batch_without_a_value_passes_the_negation_only() -> None:

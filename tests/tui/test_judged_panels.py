@@ -307,6 +307,16 @@ def test_episodes_that_were_open_before_are_not_announced() -> None:
     assert view_of(alerts=(episode(),)).toast is None
 
 
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_a_message_of_a_replay_shows_and_goes_away_whatever_the_times_of_its_trace(hours: int) -> None:
+    async with still() as (app, _):
+        frame = app.session.tick()
+        frame = replace(frame, time_ns=frame.time_ns + hours * 3600 * 10**9)
+        app.show(replace(frame, alerts=(episode(77),)))
+        assert app.view.toast_at(app.clock.ns) is not None
+        assert app.view.toast_at(app.clock.ns + 10 * 10**9) is None
+
+
 async def test_the_bell_rings_once_per_episode_and_only_when_it_is_wanted() -> None:
     for wanted, rings in ((True, 1), (False, 0)):
         async with still(bell=wanted) as (app, _pilot):

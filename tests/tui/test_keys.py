@@ -314,6 +314,22 @@ async def test_leaving_the_prompt_brings_the_rows_back() -> None:
         assert app.view.filter is None
 
 
+@pytest.mark.parametrize(("key", "label"), [("slash", "filter:"), ("f3", "search:"), ("g", "go to:")])
+@pytest.mark.parametrize("compact", [False, True])
+async def test_what_is_typed_is_seen_where_the_line_of_keys_is_hidden(
+    key: str, label: str, compact: bool
+) -> None:
+    async with still() as (app, pilot):
+        await tap(pilot, "9", *(["c"] if compact else []))
+        assert "Help" not in screen_text(app).splitlines()[-1]
+        await tap(pilot, key)
+        await type_text(pilot, "12")
+        assert screen_text(app).splitlines()[-1].startswith(f" {label} 12_")
+        await tap(pilot, "escape")
+        assert app.view.panels["footer"] is False
+        assert "Help" not in screen_text(app).splitlines()[-1]
+
+
 @covers("prompt_empty")
 async def test_ctrl_u_empties_the_line() -> None:
     async with still() as (app, pilot):
@@ -340,6 +356,29 @@ async def test_a_search_selects_the_next_row_that_matches() -> None:
         await tap(pilot, "enter")
         assert app.view.selected is not None
         assert app.view.selected.mode.value == "mixed"
+
+
+@pytest.mark.parametrize("key", ["f3", "f"])
+async def test_the_key_of_a_search_goes_on_with_it(key: str) -> None:
+    async with still() as (app, pilot):
+        await tap(pilot, "f3")
+        await type_text(pilot, "mixed")
+        await tap(pilot, "enter")
+        first = app.view.cursor
+        await tap(pilot, key)
+        assert app.view.cursor > first
+        assert app.view.selected is not None
+        assert app.view.selected.mode.value == "mixed"
+        await tap(pilot, "escape", key)
+        assert "search: _" in screen_text(app)
+
+
+async def test_a_search_that_matches_no_row_any_more_says_so() -> None:
+    async with still() as (app, pilot):
+        await tap(pilot, "f3")
+        await type_text(pilot, "no such batch")
+        await tap(pilot, "enter", "f3")
+        assert "no row of the list matches no such batch" in screen_text(app)
 
 
 @covers("prompt_next", "prompt_previous")

@@ -198,6 +198,20 @@ def test_request_latencies_are_na_when_no_request_was_seen() -> None:
     assert "tok/s n/a" in shown
 
 
+def test_iterations_that_were_not_counted_lately_are_no_zero() -> None:
+    shown = text_of(*summary.lines(view_of(throughput=Throughput(10.0, None)), 80, 2, UNICODE))
+    assert shown == " rates n/a: no iteration was counted from outside in the last 10 s"
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [(AttachState.DETACHED, "the probe has left the engine"), (AttachState.GONE, "the engine has ended")],
+)
+def test_without_a_probe_no_rate_is_shown_as_zero(state: AttachState, why: str) -> None:
+    gone = view_of(state=state, throughput=Throughput(10.0, 0.0, requests_per_s=0.0, busy=0.0))
+    assert text_of(*summary.lines(gone, 80, 2, UNICODE)) == f" rates n/a: {why}"
+
+
 def test_lost_records_are_on_the_status_line() -> None:
     assert "lost 12" in text_of(summary.status(view_of(lost=Lost(records=12)), 80, UNICODE))
 

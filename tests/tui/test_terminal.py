@@ -7,9 +7,11 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from textual.drivers.linux_driver import LinuxDriver
 
 from prismtop.tui.rendition import blank, parsed, shortened, transition
 from prismtop.tui.terminal import CellDiff
+from tests.tui.harness import StillApp
 
 COLUMNS, ROWS = 20, 5
 STYLES = (
@@ -153,3 +155,30 @@ def test_a_transition_ends_in_the_rendition_asked_for(before: str, after: str) -
     codes = re.sub(r"\x1b\[([\d;]*)m", r"\1", transition(before, after)) if before != after else None
     reached = before if codes is None else parsed(f"{before};{codes or '0'}" if before else codes or "0")
     assert (parsed(reached) if isinstance(reached, str) else reached) == parsed(after)
+
+
+class WrittenDown(LinuxDriver):
+    """Textual's driver of a terminal that is not there."""
+
+    def __init__(self, *, mouse: bool) -> None:
+        self._mouse = mouse
+        self.sent = ""
+
+    def write(self, data: str) -> None:
+        self.sent += data
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("started_with", [True, False])
+def test_the_mouse_is_taken_and_left_whatever_it_was_started_with(started_with: bool) -> None:
+    app = StillApp(no_mouse=not started_with)
+    app._driver = driver = WrittenDown(mouse=started_with)
+    for on in (not started_with, started_with, not started_with):
+        driver.sent = ""
+        app.toggle_mouse()
+        assert ("\x1b[?1003h" in driver.sent, "\x1b[?1003l" in driver.sent) == (on, not on)
+        driver.sent = ""
+        driver._enable_mouse_support()  # as when it comes back from the shell
+        assert bool(driver.sent) is on

@@ -97,6 +97,16 @@ def test_a_frame_gets_stale_when_no_other_follows() -> None:
     assert view.stale_s(taken + 5 * SECOND) == 5
 
 
+@pytest.mark.parametrize("ui_hz", [0.2, 0.1])
+def test_a_screen_that_is_redrawn_seldom_is_not_stale_between_two_frames(ui_hz: float) -> None:
+    view = watching()
+    view.ui_hz = ui_hz
+    assert view.latest is not None
+    taken, period = view.latest.time_ns, int(SECOND / ui_hz)
+    assert view.stale_s(taken + period) is None
+    assert view.stale_s(taken + 2 * period) == 2 / ui_hz
+
+
 def test_a_warning_is_kept_once() -> None:
     view = watching()
     view.accept(make_frame(3, warnings=("ring overrun",)), ("ring overrun", "hook dropped"))

@@ -11,7 +11,9 @@ import prismtop.attach.preflight as preflight_module
 import prismtop.sources.live as live
 from prismtop.attach.preflight import WayIn
 from prismtop.commands.attaching import open_session
-from prismtop.errors import UnavailableError
+from prismtop.commands.context import Interrupted
+from prismtop.commands.screen import open_screen
+from prismtop.errors import UnavailableError, UsageError
 from prismtop.settings import Settings
 from prismtop.sources.live import AttachOptions
 from tests.factories import make_group, make_target
@@ -98,6 +100,70 @@ def test_a_refused_attach_is_the_error_of_the_command(monkeypatch: pytest.Monkey
     context, _, _ = make_context()
     with pytest.raises(UnavailableError, match="the target is stopped"):
         open_session(context, make_group(), {})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"on_alert": "notify 'half"}, {"alert_webhook": "ftp://nowhere"}],
+)
+def test_who_is_told_of_alerts_is_checked_before_the_attach(
+    asked_for: list[AttachOptions], changes: dict[str, str]
+) -> None:
+    context, _, _ = make_context()
+    with pytest.raises(UsageError):
+        open_session(replace(context, settings=Settings(**changes)), make_group(), {})  # type: ignore[arg-type]
+    assert asked_for == []
+
+
+@pytest.mark.parametrize("raised", [Interrupted(2), RuntimeError("no model")])
+def test_what_fails_after_the_attach_lets_go_of_the_target(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException
+) -> None:
+    import prismtop.latency.judge as judge
+
+    closed: list[str] = []
+
+    def close() -> tuple[str, ...]:
+        closed.append("source")
+        return ("a thread is still there",)
+
+    def fail(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(live, "attach", lambda *_: SimpleNamespace(close=close))
+    monkeypatch.setattr(judge, "make_judge", fail)
+    context, _, report = make_context()
+    with pytest.raises(type(raised)):
+        open_session(context, make_group(), {})
+    assert (closed, report.said) == (["source"], ["a thread is still there"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "terminal"),
+    [
+        ({"theme": "prismtpo"}, True),
+        ({"keys": {"quit": ["notakey"]}}, True),
+        ({"panels": "+nothing"}, True),
+        ({}, False),
+    ],
+)
+def test_what_the_screen_would_refuse_is_refused_before_the_attach(
+    monkeypatch: pytest.MonkeyPatch,
+    asked_for: list[AttachOptions],
+    changes: dict[str, object],
+    terminal: bool,
+) -> None:
+    import prismtop.tui.base as base
+
+    stream = SimpleNamespace(isatty=lambda: terminal, encoding="utf-8")
+    monkeypatch.setattr(base, "sys", SimpleNamespace(__stdin__=stream, __stderr__=stream, platform="linux"))
+    monkeypatch.delenv("TEXTUAL_DRIVER", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    context, _, _ = make_context()
+    context = replace(context, settings=Settings(**changes))  # type: ignore[arg-type]
+    with pytest.raises(UsageError if terminal else UnavailableError):
+        open_screen(context, make_group(), {})
+    assert asked_for == []
 
 
 @pytest.mark.parametrize(

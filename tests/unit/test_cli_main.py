@@ -13,7 +13,7 @@ from prismtop import __version__
 from prismtop.command_line import live
 from prismtop.commands import choose
 from prismtop.demo.workload import PATTERNS
-from prismtop.errors import PermissionDeniedError
+from prismtop.errors import EXIT_DEFECT, PermissionDeniedError
 from prismtop.model import Group
 from prismtop.settings import setting_infos
 from tests.factories import make_group, make_target
@@ -105,6 +105,13 @@ def test_shared_options_stand_before_or_after_the_command() -> None:
     before, after = parser.parse_args(["--debug", "watch"]), parser.parse_args(["watch", "--debug"])
     assert before.debug is after.debug is True
     assert parser.parse_args(["--pid", "1", "watch"]).pid == [1]
+
+
+def test_options_that_may_be_repeated_count_before_and_after_the_command() -> None:
+    parsed = cli.build_parser().parse_args(
+        ["--pid", "1", "--set", "tick-hz=5", "watch", "--pid", "2", "--set", "window-s=4"]
+    )
+    assert (parsed.pid, parsed.set) == ([1, 2], [("tick_hz", "5"), ("window_s", "4")])
 
 
 def test_the_patterns_of_the_demo_are_those_of_its_load_generator() -> None:
@@ -287,7 +294,7 @@ def test_a_defect_is_one_sentence_and_a_traceback_only_with_debug(
 
     monkeypatch.setattr("prismtop.commands.listing.run", break_down)
     code, out, err = run(capsys, "list")
-    assert (code, out) == (cli.EXIT_DEFECT, "")
+    assert (code, out) == (EXIT_DEFECT, "")
     assert err.count("\n") == 1
     assert "ZeroDivisionError: divided\ufffd[2J" in err
     _, _, err = run(capsys, "list", "--debug")

@@ -95,6 +95,14 @@ def test_started_without_a_stdout_it_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
+def test_started_without_a_stdout_it_does_what_it_is_asked_to(closed: str) -> None:
+    command = f"{sys.executable} -m prismtop list --pid {2**22 + 1} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert b"no process" in done.stderr
+
+
 def test_started_without_a_stderr_errors_are_still_exit_codes() -> None:
     command = f"{sys.executable} -m prismtop nonsense 2>&-"
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, stdout=subprocess.PIPE, check=False)

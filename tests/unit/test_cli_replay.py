@@ -26,6 +26,7 @@ from prismtop.model import (
     HookStatus,
     Lost,
     Mode,
+    Origin,
     ProbeCost,
     Request,
 )
@@ -260,6 +261,20 @@ def test_analyze_counts_every_batch_and_names_the_percentiles(
     (counter,) = made["counters"]
     assert (counter["name"], counter["min"], counter["max"]) == ("gpu_sm_clock_mhz", 1931, 1980)
     assert code == (1 if made["anomalies"] else 0)
+
+
+def test_means_that_were_seen_from_outside_are_no_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [
+        replace(f, new_batches=tuple(replace(b, origin=Origin.SAMPLED) for b in f.new_batches))
+        for f in steady(20)
+    ]
+    path = recording(tmp_path / "t.json", frames)
+    made = json.loads(run(capsys, "analyze", path, "--json")[1])
+    assert made["batches"] == 20
+    assert not {"batches_per_s", "busy"} & set(made)
+    assert "20 batches (seen from outside: each is the mean of many)" in run(capsys, "analyze", path)[1]
 
 
 def with_alerts(path: Path, text: str = "decode +38 %") -> Path:

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from prismtop.cli import build_parser
+from prismtop.cli import _settings, build_parser
+from prismtop.command_line.shared import pids
 from prismtop.command_line.web import child_arguments
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.tui.serve import free_port, is_loopback, serve
@@ -19,10 +20,24 @@ from prismtop.tui.serve import free_port, is_loopback, serve
         (["serve", "--demo", "--ascii"], ["demo", "--ascii"]),
         (["serve", "--pid", "7", "--pid", "8", "--readonly"], ["--pid", "7", "--pid", "8", "--readonly"]),
         (["serve", "--theme", "nord", "--set", "tick-hz=5"], ["--theme", "nord", "--set", "tick_hz=5"]),
+        (["--pid", "7", "serve", "--pid", "8"], ["--pid", "7", "--pid", "8"]),
+        (
+            ["--slo-ttft-ms", "300", "--sensitivity", "quiet", "serve"],
+            ["--slo-ttft-ms", "300", "--sensitivity", "quiet"],
+        ),
+        (
+            ["--set", "tick-hz=5", "serve", "--set", "window-s=4"],
+            ["--set", "tick-hz=5", "--set", "window-s=4"],
+        ),
     ],
 )
 def test_options_reach_the_prismtop_behind_a_page(argv: list[str], child: list[str]) -> None:
-    assert child_arguments(build_parser().parse_args(argv)) == child
+    parsed = build_parser().parse_args(argv)
+    settings = _settings(parsed)
+    behind = build_parser().parse_args(child_arguments(parsed, settings))
+    wanted = build_parser().parse_args(child)
+    assert (behind.run, pids(behind), _settings(behind)) == (wanted.run, pids(wanted), settings)
+    assert settings == _settings(wanted)
 
 
 def test_it_listens_on_the_loopback_address_unless_told_otherwise() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,6 +199,22 @@ def test_closing_detaches_every_process_once() -> None:
 
 
 # -- requests
+
+
+def test_probes_are_taken_out_again_where_nobody_comes_to_own_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    import prismtop.sources.live as module
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    link = FakeLink(CORE)
+    monkeypatch.setattr(module, "preflight", lambda *_, **__: SimpleNamespace(refusal=lambda: None))
+    monkeypatch.setattr(module, "_link", lambda *_: link)
+    monkeypatch.setattr(module, "attach_all", lambda *_: None)
+    monkeypatch.setattr(module, "LiveSource", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        module.attach(make_group(), PROFILE)
+    assert link.detached
 
 
 def test_a_request_that_every_rank_reports_counts_once() -> None:

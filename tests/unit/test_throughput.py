@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prismtop.model import FirstToken, Mode, Request, Workload
+from prismtop.model import FirstToken, Mode, Origin, Request, Workload
 from prismtop.throughput import Window, percentiles
 from tests.factories import MS, make_batch
 
@@ -83,6 +83,28 @@ def test_steps_and_stages_are_apart_by_mode() -> None:
     assert rates is not None
     assert set(rates.step_ms) == {"decode", "mixed"}
     assert ("mixed", "launch") in rates.stage_ms
+
+
+def mean(n: int, iterations: int, idle: float = 0.0):  # type: ignore[no-untyped-def]
+    """What is seen from outside of the n-th second."""
+    turn = 1000 * MS // iterations
+    active = int(turn * (1 - idle))
+    at = START + n * 1000 * MS - active
+    spent = {"duration_ns": active, "period_ns": active, "idle_ns": turn - active}
+    return make_batch(n, at, origin=Origin.SAMPLED, workload=Workload(), **spent)
+
+
+def test_a_mean_of_a_second_stands_for_all_iterations_of_it() -> None:
+    made = window([mean(1, 100, idle=0.75), mean(2, 20, idle=0.25)])
+    rates = made.throughput(START + 2000 * MS)
+    assert rates is not None
+    assert (rates.batches_per_s, rates.busy) == (pytest.approx(60), pytest.approx(0.5))
+
+
+def test_without_a_mean_in_the_window_nothing_is_known_of_iterations() -> None:
+    rates = window([mean(1, 100)]).throughput(START + 20_000 * MS)
+    assert rates is not None
+    assert (rates.batches_per_s, rates.busy) == (None, None)
 
 
 def test_percentiles_of_nothing_are_none() -> None:

@@ -132,6 +132,28 @@ def test_closing_ends_the_recording_and_says_where_it_is(tmp_path: Path) -> None
     assert made.close() == ()
 
 
+def test_closing_waits_for_a_recording_that_is_just_being_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = threading.Event()
+
+    def slow(*args: Any) -> int:
+        disk.wait(20)
+        return compress(*args)
+
+    monkeypatch.setattr("prismtop.trace.writer.compress", slow)
+    made = recorder(tmp_path)
+    made.take(frame_at(0, 1, 2))
+    made.start(tmp_path / "run.json.gz")
+    stopping = threading.Thread(target=made.stop)
+    stopping.start()
+    wait_until(lambda: made._writer is None)
+    threading.Timer(0.2, disk.set).start()
+    made.close()
+    assert seqs(tmp_path / "run.json.gz") == [1, 2]
+    stopping.join(20)
+
+
 def test_a_name_with_gz_is_plain_while_it_is_written_and_one_member_afterwards(tmp_path: Path) -> None:
     made = recorder(tmp_path)
     made.take(frame_at(0, 1))

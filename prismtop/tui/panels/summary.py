@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prismtop.model import Frame, Mode, Percentiles
+from prismtop.model import AttachState, Frame, Mode, Percentiles
 from prismtop.safe_text import safe_text
 from prismtop.tui.look import Glyphs, Line, Span, cut, flowed, joined, width_of
 from prismtop.tui.numbers import NA, milliseconds, percent, rate
@@ -10,6 +10,11 @@ from prismtop.tui.view import View
 
 IN_FLIGHT = 3
 """Batches by which the engine's own count may differ: it is read at another moment than ours."""
+
+_OVER = {
+    AttachState.DETACHED: "the probe has left the engine",
+    AttachState.GONE: "the engine has ended",
+}
 
 
 def decode_share(frame: Frame) -> float | None:
@@ -34,13 +39,21 @@ def _fact(value: str, unit: str, label: str = "") -> Line:
     return ((f"{label} " if label else "", "muted"), (value, "base"), (unit, "muted"))
 
 
+def _no_rates(why: str) -> Line:
+    return ((f" rates {NA}: {why}", "muted"),)
+
+
 def lines(view: View, width: int, height: int, glyphs: Glyphs) -> list[Line]:
     """Throughput, request and step latency on `height` lines at most, less important facts dropped."""
     frame = view.frame
+    if frame is not None and frame.state in _OVER:
+        return [_no_rates(_OVER[frame.state])][:height]
     rates = frame.throughput if frame else None
     if frame is None or rates is None:
-        none: Line = ((f" rates {NA}: no batch was seen in the window yet", "muted"),)
-        return [none][:height]
+        return [_no_rates("no batch was seen in the window yet")][:height]
+    if rates.batches_per_s is None:
+        why = f"no iteration was counted from outside in the last {rates.window_s:.0f} s"
+        return [_no_rates(why)][:height]
     throughput = [
         _fact(rate(rates.batches_per_s), " batch/s"),
         _fact(rate(rates.tokens_per_s), " tok/s"),

@@ -46,7 +46,7 @@ def page(view: View, width: int, glyphs: Glyphs) -> list[Line]:
         draw(root, "", "")
     for member in members:
         draw(member, "", "")
-    made += [(), ((" enter or esc: back. p: how each hook measures.", "muted"),)]
+    made += [(), ((" esc: back; p there: how each hook measures.", "muted"),)]
     return made
 
 
