@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from prismtop.anomaly.exclusive import TakenError, hold
 from prismtop.anomaly.journal import Header, create, path_for, read, write
 from prismtop.anomaly.undo import VARIABLE, undo_all
 from prismtop.errors import UnavailableError, UsageError
@@ -29,6 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _START_S = 10.0
 _ROLLBACK_S = 20.0
 _TRIES = 3
+_TAKEN = "taken "
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ class Guard:
         header: who does what to whom.
         ttl_s: seconds after which the watchdog kills the injector and undoes everything.
         directory: of the journals.
+        exclusive: what no other experiment may change meanwhile; the target is always among it.
 
     Raises:
-        UsageError: the target has an experiment already, running or crashed.
+        UsageError: the target, or something exclusive, has an experiment already, running or crashed.
         UnavailableError: the journal cannot be written.
     """
 
-    def __init__(self, header: Header, ttl_s: float, directory: Path) -> None:
+    def __init__(self, header: Header, ttl_s: float, directory: Path, exclusive: Sequence[str] = ()) -> None:
         self.header = header
         self.path = path_for(directory, header.pid, header.start_time)
         self._children: list[int] = []
@@ -69,7 +72,8 @@ class Guard:
         deadline = time.monotonic() + ttl_s
         self._watchdog = os.fork()
         if self._watchdog == 0:
-            _watch(header, self.path, life, said, deadline)
+            names = (f"process {header.pid} {header.start_time}", *exclusive)
+            _watch(header, self.path, life, said, deadline, names)
         os.close(life)
         os.close(said)
         self._watchdog_fd = os.pidfd_open(self._watchdog)
@@ -202,12 +206,17 @@ class Guard:
 
 
 def _refusal(answer: str, header: Header, path: Path) -> Exception:
-    if answer != "exists":
+    there = read(path)
+    if answer.startswith(_TAKEN) and (there is None or not there.running):
+        return UsageError(
+            f"another experiment on this machine is at work on {answer.removeprefix(_TAKEN)}.",
+            fix="`prismtop anomaly stop`, by the user who runs it, ends it.",
+        )
+    if answer != "exists" and not answer.startswith(_TAKEN):
         return UnavailableError(
             f"the journal of this experiment cannot be written: {answer or 'the watchdog did not start'}.",
             fix=f"Make {path.parent} a directory that you can write to.",
         )
-    there = read(path)
     if there is not None and there.running:
         return UsageError(
             f"an experiment already runs on process {header.pid}.", fix="`prismtop anomaly stop` ends it."
@@ -234,7 +243,9 @@ def _undo_journal(path: Path, started_ns: int) -> Rollback:
     return Rollback(not failed, tuple(undone), tuple(failed), time.monotonic_ns() - started_ns)
 
 
-def _watch(header: Header, path: Path, life: int, said: int, deadline: float) -> NoReturn:
+def _watch(
+    header: Header, path: Path, life: int, said: int, deadline: float, exclusive: Sequence[str]
+) -> NoReturn:
     """The watchdog's life. Never returns into the injector's code."""
     try:
         os.setsid()
@@ -246,7 +257,11 @@ def _watch(header: Header, path: Path, life: int, said: int, deadline: float) ->
         _close_others(life, said)
         injector = os.pidfd_open(header.injector)
         try:
+            _held = hold(exclusive)  # until this process has undone everything and ends
             create(path, header)
+        except TakenError as error:
+            _tell(said, f"{_TAKEN}{error}")
+            os._exit(1)
         except FileExistsError:
             _tell(said, "exists")
             os._exit(1)

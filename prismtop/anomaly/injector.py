@@ -84,6 +84,7 @@ def run(
         make_header(name, scenario.id, request.pid, request.start_time),
         request.duration_s + TTL_GRACE_S,
         where,
+        scenario.exclusive(request),
     )
     rollback: Rollback | None = None
     try:

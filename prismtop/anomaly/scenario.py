@@ -83,6 +83,11 @@ def _nothing(request: Request) -> None:
     """Most scenarios need no preparation."""
 
 
+def _of_the_target_only(request: Request) -> tuple[str, ...]:
+    """Most scenarios change nothing of the machine's for good."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One thing that can be done to a target.
@@ -101,6 +106,7 @@ class Scenario:
         steps: what would be written, in words, for the plan.
         inject: does it.
         rollback: how it is undone, one sentence.
+        exclusive: what it changes of the machine that a second experiment must not change meanwhile.
         prepare: what takes time and is no part of the fault (compiling), in the work directory.
     """
 
@@ -117,4 +123,5 @@ class Scenario:
     paper: bool = False
     control: bool = False
     in_target: bool = False
+    exclusive: Callable[[Request], tuple[str, ...]] = _of_the_target_only
     prepare: Callable[[Request], None] = _nothing

@@ -114,6 +114,11 @@ def clock_steps(request: Request) -> tuple[str, ...]:
     )
 
 
+def exclusive_clocks(request: Request) -> tuple[str, ...]:
+    """The lock on the clocks: the end of one experiment would take it from the other."""
+    return (f"clocks of {device(request)}",)
+
+
 def clocks(request: Request, guard: Guard) -> Iterator[float]:
     """A clock that jumps."""
     uuid = device(request)
