@@ -88,6 +88,11 @@ class Guard:
         self.check()
         write(self._journal, json.dumps({"kind": kind, "experiment": self.header.experiment, **fields}))
 
+    def arm(self, ttl_s: float) -> None:
+        """Have the watchdog wait so many seconds from now on, instead of what it was told before."""
+        self.check()
+        os.write(self._life, f"{time.monotonic() + ttl_s}\n".encode())
+
     def check(self) -> None:
         """Raise UnavailableError when the watchdog is gone: nothing may be done then."""
         if not self.guarded:
@@ -269,7 +274,7 @@ def _watch(
             _tell(said, str(error.strerror or error))
             os._exit(1)
         _tell(said, "ready")
-        if not select.select([life], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not _ends_in_time(life, deadline):
             try:
                 signal.pidfd_send_signal(injector, signal.SIGKILL)
             except ProcessLookupError:
@@ -279,6 +284,16 @@ def _watch(
         _tell(said, json.dumps(told))
     finally:
         os._exit(0)
+
+
+def _ends_in_time(life: int, deadline: float) -> bool:
+    """Wait until the injector closes its end; False when its time, which it may set anew, is up."""
+    while select.select([life], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        told = os.read(life, 4096)
+        if not told:
+            return True
+        deadline = float(told.split()[-1])
+    return False
 
 
 def _tell(said: int, text: str) -> None:

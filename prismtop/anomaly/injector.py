@@ -23,7 +23,7 @@ from prismtop.anomaly.catalogue import scenario as scenario_named
 from prismtop.anomaly.guard import Guard, Rollback
 from prismtop.anomaly.journal import journal_dir, make_header
 from prismtop.anomaly.recovery import recover
-from prismtop.anomaly.scenario import TTL_GRACE_S, Request, Scenario
+from prismtop.anomaly.scenario import PREPARE_S, TTL_GRACE_S, Request, Scenario
 from prismtop.anomaly.undo import MARK, alive
 from prismtop.errors import PermissionDeniedError, PrismtopError, UnavailableError
 from prismtop.targets.procfs import read_stat
@@ -82,7 +82,7 @@ def run(
     name = experiment_name()
     guard = Guard(
         make_header(name, scenario.id, request.pid, request.start_time),
-        request.duration_s + TTL_GRACE_S,
+        PREPARE_S,
         where,
         scenario.exclusive(request),
     )
@@ -92,6 +92,7 @@ def run(
         if not order.work_dir:
             order = replace(order, work_dir=str(make_work_dir(guard, name)))
         scenario.prepare(order)
+        guard.arm(request.duration_s + TTL_GRACE_S)
         start_ns = time.monotonic_ns()
         started(start_ns)
         ended_by = _drive(scenario.inject(order, guard), order, guard, start_ns, stop)

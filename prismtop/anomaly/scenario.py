@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 DEFAULT_DURATION_S = 30.0
 MAX_DURATION_S = 600.0
+PREPARE_S = 200.0
+"""Seconds that preparing may take: three compilers, each of which has a minute."""
 TTL_GRACE_S = 5.0
 """Seconds after the planned end at which the watchdog ends an injector that did not end by itself."""
 

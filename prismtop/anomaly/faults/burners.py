@@ -117,12 +117,14 @@ def build(directory: str) -> str | None:
         compiler = shutil.which(name)
         if compiler is None:
             continue
-        argv = [compiler, *_FLAGS, "-x", "c", "-", "-o", str(program), "-lm"]
+        made = program.with_suffix(".new")
+        argv = [compiler, *_FLAGS, "-x", "c", "-", "-o", str(made), "-lm"]
         try:
             done = subprocess.run(argv, input=SOURCE, text=True, capture_output=True, timeout=_COMPILE_S)
         except (OSError, subprocess.TimeoutExpired):
             continue
         if done.returncode == 0:
+            made.replace(program)
             return str(program)
     return None
 
@@ -137,9 +139,9 @@ def _start(guard: Guard, request: Request, kind: str, cpus: tuple[int, ...]) -> 
         options = ["--quiet", "--oomable", "--timeout", limit, "--temp-path", request.work_dir]
         return guard.spawn([stress, _STRESS[kind], "1", *options], cpus=cpus)
     numbers = [f"{seconds:.3f}", f"{share:.3f}", f"{request.ramp_s:.3f}"]
-    program = build(request.work_dir)
-    if program:
-        return guard.spawn([program, kind, *numbers, str(_STREAM_MB)], cpus=cpus)
+    program = Path(request.work_dir) / _PROGRAM
+    if program.exists():
+        return guard.spawn([str(program), kind, *numbers, str(_STREAM_MB)], cpus=cpus)
     argv = [sys.executable, "-c", _NUMPY, kind, *numbers]
     return guard.spawn(argv, env={**os.environ, **ONE_THREAD}, cpus=cpus)
 
