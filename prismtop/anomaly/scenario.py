@@ -13,6 +13,8 @@ DEFAULT_DURATION_S = 30.0
 MAX_DURATION_S = 600.0
 PREPARE_S = 200.0
 """Seconds that preparing may take: three compilers, each of which has a minute."""
+START_S = 30.0
+"""Seconds within which a fault must have taken effect: an attach, a CUDA context."""
 TTL_GRACE_S = 5.0
 """Seconds after the planned end at which the watchdog ends an injector that did not end by itself."""
 
@@ -77,8 +79,10 @@ class Request:
         return self.intensity * min(1.0, max(0.0, elapsed_s / self.ramp_s))
 
 
-Inject = Callable[[Request, "Guard"], Iterator[float]]
-"""Acts, then yields again and again the seconds until it wants to be resumed; closed at the end."""
+Inject = Callable[[Request, "Guard"], "Iterator[float | None]"]
+"""Acts, then yields again and again the seconds until it wants to be resumed; closed at the end. It begins
+with the first number: until what it started has taken effect, it yields None.
+"""
 
 
 def _nothing(request: Request) -> None:

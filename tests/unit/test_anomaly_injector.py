@@ -77,3 +77,40 @@ def test_a_fault_that_hangs_after_it_was_prepared_is_ended_when_its_time_is_up(
 ) -> None:
     hang = "injector.TTL_GRACE_S = 0.3\ndef inject(request, guard):\n    yield 0.05\n    time.sleep(50)"
     assert start(tmp_path, target, 0.2, hang).returncode == -signal.SIGKILL
+
+
+SLOW_START = """
+def inject(request, guard):
+    time.sleep(0.3)
+    for _ in range(4):
+        yield None
+    seen["acts_ns"] = now()
+    while True:
+        yield 0.05
+more = {"started": lambda at: seen.setdefault("started", []).append((at, now()))}
+"""
+
+
+def test_an_experiment_begins_when_its_fault_takes_effect(tmp_path: Path, target: int) -> None:
+    seen = run(tmp_path, target, 0.4, SLOW_START)
+    ((start_ns, told_ns),) = seen["started"]
+    assert seen["acts_ns"] <= start_ns == seen["start_ns"] <= told_ns
+    assert seen["planned_end_ns"] == start_ns + 400_000_000 <= seen["end_ns"]
+    assert seen["ok"]
+
+
+def test_a_fault_that_takes_no_effect_in_time_has_failed(tmp_path: Path, target: int) -> None:
+    never = "injector.START_S = 0.3\ndef inject(request, guard):\n    while True:\n        yield None"
+    assert "not taken effect" in run(tmp_path, target, 5.0, never)["failed"]
+
+
+def test_an_experiment_is_stopped_before_its_fault_took_effect(tmp_path: Path, target: int) -> None:
+    body = """
+def inject(request, guard):
+    while True:
+        yield None
+more = {"stop": lambda: True, "started": lambda at: seen.setdefault("started", at)}
+"""
+    seen = run(tmp_path, target, 5.0, body)
+    assert (seen["ended_by"], seen["ok"], "started" in seen) == ("stop", True, False)
+    assert seen["start_ns"] == seen["end_ns"]
