@@ -64,6 +64,7 @@ def run(
     *,
     directory: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
+    acting: Callable[[int], None] = lambda _: None,
     started: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Run one experiment to its end; whatever happens, it is undone.
@@ -73,6 +74,7 @@ def run(
         request: how; `experiment` and an empty `work_dir` are filled in here.
         directory: of the journals.
         stop: asked ten times a second; True ends the experiment. It may raise.
+        acting: called with CLOCK_MONOTONIC before the first act.
         started: called with CLOCK_MONOTONIC when the fault has taken effect.
 
     Raises:
@@ -94,6 +96,7 @@ def run(
             order = replace(order, work_dir=str(make_work_dir(guard, name)))
         scenario.prepare(order)
         guard.arm(START_S + request.duration_s + TTL_GRACE_S)
+        acting(time.monotonic_ns())
         begun_ns, ended_by = _drive(scenario.inject(order, guard), order, guard, started, stop)
     except PermissionError as error:
         raise PermissionDeniedError(f"the kernel refused: {error}.", fix="Run it as root.") from error
@@ -183,6 +186,7 @@ def serve() -> int:
                     order,
                     directory=directory,
                     stop=lambda: bool(asked),
+                    acting=lambda at: _say({"event": "acting", "at_ns": at}),
                     started=lambda at: _say({"event": "started", "start_ns": at}),
                 )
             except PrismtopError as error:
