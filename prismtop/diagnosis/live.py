@@ -224,30 +224,36 @@ class LiveDiagnoser:
         self, alert: Alert, frame: Frame, since: int, others: list[tuple[int, int]]
     ) -> tuple[list[Observation], list[Observation]]:
         start, whose = alert.started_ns, _whose(alert)
-        remembered = self._batches.seen(whose)
-        baseline = [
-            seen
-            for seen in remembered
-            if since <= seen.time_ns < start
-            and seen.seq < alert.first_seq
-            and not _inside(seen.time_ns, others)
-        ]
-        span = range(alert.first_seq, alert.last_seq + 1)
-        incident = {seen.seq: seen for seen in remembered if seen.seq in span}
+        baseline, incident = [], {}
+        for seen in self._batches.seen(whose):
+            if _holds(alert, frame.time_ns, seen.seq, seen.time_ns, seen.duration_ns):
+                incident[seen.pid, seen.seq] = seen
+            elif since <= seen.time_ns < start and not _inside(seen.time_ns, others):
+                baseline.append(seen)
         latest = [
             batch
             for batch in frame.batches
-            if whose in (None, batch.pid) and batch.seq in span and batch.seq not in incident
+            if whose in (None, batch.pid)
+            and (batch.pid, batch.seq) not in incident
+            and _holds(alert, frame.time_ns, batch.seq, batch.start_ns, batch.duration_ns)
         ]
         for batch in latest[-INCIDENT_BATCHES:]:
-            incident[batch.seq] = observe(batch)
-        ordered = [incident[seq] for seq in sorted(incident)]
+            incident[batch.pid, batch.seq] = observe(batch)
+        ordered = sorted(incident.values(), key=lambda seen: seen.time_ns)
         return evenly(baseline, BASELINE_BATCHES), ordered
 
 
 def _whose(alert: Alert) -> int | None:
     """The process whose batches an alert is about; None when it is about those of all."""
     return None if alert.kind == SLO else alert.pid
+
+
+def _holds(alert: Alert, now_ns: int, seq: int, start_ns: int, duration_ns: int) -> bool:
+    """Whether a batch is one of an alert's: by its number, or by its time where that is about requests."""
+    if alert.kind == SLO:
+        end_ns = now_ns if alert.closed_ns is None else alert.closed_ns
+        return start_ns < end_ns and start_ns + duration_ns > alert.started_ns
+    return alert.first_seq <= seq <= alert.last_seq
 
 
 def _windows(
