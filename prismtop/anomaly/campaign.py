@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from prismtop.anomaly.effect import Measure
-from prismtop.anomaly.episodes import CampaignScore, Episode, match, score
+from prismtop.anomaly.episodes import GUARD_NS, CampaignScore, Episode, match, score
 from prismtop.anomaly.injector_process import InjectorProcess
 from prismtop.anomaly.labels import Label
 from prismtop.anomaly.machine_speed import COUNTER, is_normal
@@ -93,6 +93,9 @@ class Campaign:
         self._watched_ns = 0
         self._due_ns = 0
         self._began_ns = 0
+        self._acting_ns: int | None = None
+        self._disturbed: list[tuple[int, int]] = []
+        self._unlabelled: list[tuple[int, int]] = []
         self._end_ns = 0
 
     @property
@@ -141,7 +144,7 @@ class Campaign:
         self._due_ns = now_ns + round((step.gap_s if step else TAIL_S) * SECOND)
 
     def _begin(self, now_ns: int) -> None:
-        self._began_ns = now_ns
+        self._began_ns, self._acting_ns = now_ns, None
         step = self.current
         assert step is not None
         self._injector.order(step.scenario, self._order(step))
@@ -160,10 +163,20 @@ class Campaign:
         step = self.current
         assert step is not None
         for said in self._injector.events():
+            if said["event"] == "acting":
+                self._acting_ns = said["at_ns"]
+                continue
             if said["event"] == "failed":
                 self.failures.append(f"{step.scenario.id}: {said['reason']}")
+                if self._acting_ns is not None:
+                    self._disturbed.append((self._acting_ns, now_ns))
+                    self._unlabelled.append((self._acting_ns, now_ns + GUARD_NS))
             elif said["event"] == "ended":
-                self.labels.append(self._label(step, said))
+                label = self._label(step, said)
+                self.labels.append(label)
+                acting_ns = label.start_ns if self._acting_ns is None else self._acting_ns
+                self._disturbed.append((acting_ns, label.end_ns))
+                self._unlabelled.append((acting_ns, label.start_ns))
                 self.failures.extend(f"{step.scenario.id}: not undone: {text}" for text in said["failed"])
             else:
                 continue
@@ -194,13 +207,13 @@ class Campaign:
         """The score of what was done so far. An injection that is under way is left out: it has no label."""
         end = self._began_ns if self.phase is Phase.INJECTING else self._end_ns
         watched = self._watched_ns or end
-        quiet = [b for b in self.batches if watched <= b.start_ns < end and not self._disturbed(b)]
+        quiet = [b for b in self.batches if watched <= b.start_ns < end and not self._is_disturbed(b)]
         effects = Measure(self.batches, quiet)
         labels = [replace(label, effect=effects.of(label.start_ns, label.end_ns)) for label in self.labels]
         alerts = tuple(self.alerts.values())
         ends = [batch.end_ns for batch in self.batches]
         episodes = match(labels, alerts, ends)
-        figures = score(episodes, alerts, watched, end, self.foreign, self.speeds)
+        figures = score(episodes, alerts, watched, end, self.foreign, self.speeds, self._unlabelled)
         return Result(
             episodes,
             figures,
@@ -212,8 +225,7 @@ class Campaign:
             self.impatient,
         )
 
-    def _disturbed(self, batch: Batch) -> bool:
+    def _is_disturbed(self, batch: Batch) -> bool:
         return any(
-            batch.start_ns < label.end_ns + SETTLE_NS and batch.end_ns > label.start_ns
-            for label in self.labels
+            batch.start_ns < last + SETTLE_NS and batch.end_ns > first for first, last in self._disturbed
         )

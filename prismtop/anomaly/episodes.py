@@ -74,7 +74,9 @@ class CampaignScore:
         clouded_top1: share of these hits whose best cause is a right one.
         hits: counted faults with an alert.
         recall: of the counted.
-        false_alarms: alerts that overlap neither fault nor control.
+        false_alarms: alerts that overlap neither fault nor control, and are not `unlabelled`.
+        unlabelled: alerts that opened while something acted without ground truth: an injection that failed
+            afterwards, or one that had not taken effect yet.
         false_beside_others: those of them in whose time others used `FOREIGN_CORES` or more; None when that
             was not measured.
         false_of_machine: false alarms in whose time the engine's core was slower by about as much, so that
@@ -103,6 +105,7 @@ class CampaignScore:
     hits: int
     recall: float | None
     false_alarms: int
+    unlabelled: int
     false_beside_others: int | None
     false_of_machine: int | None
     control_of_machine: int | None
@@ -133,15 +136,18 @@ def score(
     end_ns: int,
     foreign: Sequence[tuple[int, float]] = (),
     speeds: Speeds = (),
+    unlabelled: Sequence[tuple[int, int]] = (),
 ) -> CampaignScore:
     """The figures over an interval of watching; alerts that opened before it are left out.
 
     Args:
         foreign: (end in ns, cores that other processes used) of each second.
         speeds: of the engine's core.
+        unlabelled: from and to, where something acted without ground truth.
     """
     matched = {alert.id for episode in episodes for alert in episode.alerts}
-    false = [a for a in alerts if a.id not in matched and start_ns <= a.opened_ns <= end_ns]
+    unmatched = [a for a in alerts if a.id not in matched and start_ns <= a.opened_ns <= end_ns]
+    false = [a for a in unmatched if not any(first <= a.opened_ns < last for first, last in unlabelled)]
     counted = [episode for episode in episodes if episode.counts]
     hits = [episode for episode in counted if episode.found]
     controls = [episode for episode in episodes if episode.label.kind == "control"]
@@ -153,6 +159,7 @@ def score(
     of_machine = {a.id for a in false} | in_controls | {a.id for e in clouded for a in e.clouded_by}
     of_machine &= falls.keys()
     busy = sum(_until(e.label, end_ns) - max(start_ns, e.label.start_ns) for e in episodes)
+    busy += sum(min(last, end_ns) - max(start_ns, first) for first, last in unlabelled)
     quiet_s = max(0.0, (end_ns - start_ns - busy) * 1e-9)
     return CampaignScore(
         faults=len(episodes) - len(controls),
@@ -164,6 +171,7 @@ def score(
         hits=len(hits),
         recall=_share(len(hits), len(counted)),
         false_alarms=len(false),
+        unlabelled=len(unmatched) - len(false),
         false_beside_others=sum(_beside_others(a, foreign) for a in false) if foreign else None,
         false_of_machine=sum(a.id in falls for a in false) if speeds else None,
         control_of_machine=len(in_controls & falls.keys()) if speeds else None,

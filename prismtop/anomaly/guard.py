@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from prismtop.anomaly.exclusive import TakenError, hold
 from prismtop.anomaly.journal import Header, create, path_for, read, write
 from prismtop.anomaly.undo import VARIABLE, undo_all
 from prismtop.errors import UnavailableError, UsageError
@@ -29,6 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _START_S = 10.0
 _ROLLBACK_S = 20.0
 _TRIES = 3
+_TAKEN = "taken "
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ class Guard:
         header: who does what to whom.
         ttl_s: seconds after which the watchdog kills the injector and undoes everything.
         directory: of the journals.
+        exclusive: what no other experiment may change meanwhile; the target is always among it.
 
     Raises:
-        UsageError: the target has an experiment already, running or crashed.
+        UsageError: the target, or something exclusive, has an experiment already, running or crashed.
         UnavailableError: the journal cannot be written.
     """
 
-    def __init__(self, header: Header, ttl_s: float, directory: Path) -> None:
+    def __init__(self, header: Header, ttl_s: float, directory: Path, exclusive: Sequence[str] = ()) -> None:
         self.header = header
         self.path = path_for(directory, header.pid, header.start_time)
         self._children: list[int] = []
@@ -69,7 +72,8 @@ class Guard:
         deadline = time.monotonic() + ttl_s
         self._watchdog = os.fork()
         if self._watchdog == 0:
-            _watch(header, self.path, life, said, deadline)
+            names = (f"process {header.pid} {header.start_time}", *exclusive)
+            _watch(header, self.path, life, said, deadline, names)
         os.close(life)
         os.close(said)
         self._watchdog_fd = os.pidfd_open(self._watchdog)
@@ -83,6 +87,11 @@ class Guard:
         """Put on disk what is about to be done. Comes back when it may be done."""
         self.check()
         write(self._journal, json.dumps({"kind": kind, "experiment": self.header.experiment, **fields}))
+
+    def arm(self, ttl_s: float) -> None:
+        """Have the watchdog wait so many seconds from now on, instead of what it was told before."""
+        self.check()
+        os.write(self._life, f"{time.monotonic() + ttl_s}\n".encode())
 
     def check(self) -> None:
         """Raise UnavailableError when the watchdog is gone: nothing may be done then."""
@@ -202,12 +211,17 @@ class Guard:
 
 
 def _refusal(answer: str, header: Header, path: Path) -> Exception:
-    if answer != "exists":
+    there = read(path)
+    if answer.startswith(_TAKEN) and (there is None or not there.running):
+        return UsageError(
+            f"another experiment on this machine is at work on {answer.removeprefix(_TAKEN)}.",
+            fix="`prismtop anomaly stop`, by the user who runs it, ends it.",
+        )
+    if answer != "exists" and not answer.startswith(_TAKEN):
         return UnavailableError(
             f"the journal of this experiment cannot be written: {answer or 'the watchdog did not start'}.",
             fix=f"Make {path.parent} a directory that you can write to.",
         )
-    there = read(path)
     if there is not None and there.running:
         return UsageError(
             f"an experiment already runs on process {header.pid}.", fix="`prismtop anomaly stop` ends it."
@@ -234,7 +248,9 @@ def _undo_journal(path: Path, started_ns: int) -> Rollback:
     return Rollback(not failed, tuple(undone), tuple(failed), time.monotonic_ns() - started_ns)
 
 
-def _watch(header: Header, path: Path, life: int, said: int, deadline: float) -> NoReturn:
+def _watch(
+    header: Header, path: Path, life: int, said: int, deadline: float, exclusive: Sequence[str]
+) -> NoReturn:
     """The watchdog's life. Never returns into the injector's code."""
     try:
         os.setsid()
@@ -246,7 +262,11 @@ def _watch(header: Header, path: Path, life: int, said: int, deadline: float) ->
         _close_others(life, said)
         injector = os.pidfd_open(header.injector)
         try:
+            _held = hold(exclusive)  # until this process has undone everything and ends
             create(path, header)
+        except TakenError as error:
+            _tell(said, f"{_TAKEN}{error}")
+            os._exit(1)
         except FileExistsError:
             _tell(said, "exists")
             os._exit(1)
@@ -254,7 +274,7 @@ def _watch(header: Header, path: Path, life: int, said: int, deadline: float) ->
             _tell(said, str(error.strerror or error))
             os._exit(1)
         _tell(said, "ready")
-        if not select.select([life], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not _ends_in_time(life, deadline):
             try:
                 signal.pidfd_send_signal(injector, signal.SIGKILL)
             except ProcessLookupError:
@@ -264,6 +284,16 @@ def _watch(header: Header, path: Path, life: int, said: int, deadline: float) ->
         _tell(said, json.dumps(told))
     finally:
         os._exit(0)
+
+
+def _ends_in_time(life: int, deadline: float) -> bool:
+    """Wait until the injector closes its end; False when its time, which it may set anew, is up."""
+    while select.select([life], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        told = os.read(life, 4096)
+        if not told:
+            return True
+        deadline = float(told.split()[-1])
+    return False
 
 
 def _tell(said: int, text: str) -> None:

@@ -23,12 +23,13 @@ from prismtop.anomaly.catalogue import scenario as scenario_named
 from prismtop.anomaly.guard import Guard, Rollback
 from prismtop.anomaly.journal import journal_dir, make_header
 from prismtop.anomaly.recovery import recover
-from prismtop.anomaly.scenario import TTL_GRACE_S, Request, Scenario
+from prismtop.anomaly.scenario import PREPARE_S, START_S, TTL_GRACE_S, Request, Scenario
 from prismtop.anomaly.undo import MARK, alive
 from prismtop.errors import PermissionDeniedError, PrismtopError, UnavailableError
 from prismtop.targets.procfs import read_stat
 
 _SLICE_S = 0.1
+_STARTING_S = 0.05
 _SERVER_TTL_S = 6 * 3600.0
 
 
@@ -37,7 +38,7 @@ class Outcome:
     """What an experiment did.
 
     Attributes:
-        start_ns, end_ns: from the first act to the end of the undoing; CLOCK_MONOTONIC.
+        start_ns, end_ns: from when the fault took effect to the end of the undoing; CLOCK_MONOTONIC.
         planned_end_ns: when it was to end.
         rollback: how the undoing went.
         ended_by: `duration`, `target` (it ended first), `stop`.
@@ -63,6 +64,7 @@ def run(
     *,
     directory: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
+    acting: Callable[[int], None] = lambda _: None,
     started: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Run one experiment to its end; whatever happens, it is undone.
@@ -72,7 +74,8 @@ def run(
         request: how; `experiment` and an empty `work_dir` are filled in here.
         directory: of the journals.
         stop: asked ten times a second; True ends the experiment. It may raise.
-        started: called with CLOCK_MONOTONIC at the first act.
+        acting: called with CLOCK_MONOTONIC before the first act.
+        started: called with CLOCK_MONOTONIC when the fault has taken effect.
 
     Raises:
         PrismtopError: it could not be done; everything is undone then.
@@ -82,8 +85,9 @@ def run(
     name = experiment_name()
     guard = Guard(
         make_header(name, scenario.id, request.pid, request.start_time),
-        request.duration_s + TTL_GRACE_S,
+        PREPARE_S,
         where,
+        scenario.exclusive(request),
     )
     rollback: Rollback | None = None
     try:
@@ -91,9 +95,9 @@ def run(
         if not order.work_dir:
             order = replace(order, work_dir=str(make_work_dir(guard, name)))
         scenario.prepare(order)
-        start_ns = time.monotonic_ns()
-        started(start_ns)
-        ended_by = _drive(scenario.inject(order, guard), order, guard, start_ns, stop)
+        guard.arm(START_S + request.duration_s + TTL_GRACE_S)
+        acting(time.monotonic_ns())
+        begun_ns, ended_by = _drive(scenario.inject(order, guard), order, guard, started, stop)
     except PermissionError as error:
         raise PermissionDeniedError(f"the kernel refused: {error}.", fix="Run it as root.") from error
     except OSError as error:
@@ -101,6 +105,7 @@ def run(
     finally:
         rollback = guard.close()
     end_ns = time.monotonic_ns()
+    start_ns = end_ns if begun_ns is None else begun_ns
     planned = start_ns + round(request.duration_s * 1e9)
     return Outcome(start_ns, end_ns, planned, rollback, ended_by, len(recovered))
 
@@ -114,26 +119,40 @@ def make_work_dir(guard: Guard, name: str) -> Path:
 
 
 def _drive(
-    turns: Iterator[float], order: Request, guard: Guard, start_ns: int, stop: Callable[[], bool]
-) -> str:
-    """Resume the fault whenever it wants to be, until the time is over. Says why it ended."""
-    end = start_ns * 1e-9 + order.duration_s
+    turns: Iterator[float | None],
+    order: Request,
+    guard: Guard,
+    started: Callable[[int], None],
+    stop: Callable[[], bool],
+) -> tuple[int | None, str]:
+    """Resume the fault whenever it wants to be, until the time is over. Says when it took effect, if it did,
+    and why it ended.
+    """
+    start_ns = None
+    end = time.monotonic() + START_S
     try:
         for pause in turns:
-            wake = min(end, time.monotonic() + pause)
+            if start_ns is None and pause is not None:
+                start_ns = time.monotonic_ns()
+                guard.arm(order.duration_s + TTL_GRACE_S)
+                started(start_ns)
+                end = start_ns * 1e-9 + order.duration_s
+            wake = min(end, time.monotonic() + (_STARTING_S if pause is None else pause))
             while (left := wake - time.monotonic()) > 0:
                 time.sleep(min(left, _SLICE_S))
                 if stop():
-                    return "stop"
+                    return start_ns, "stop"
                 if wake - time.monotonic() > _SLICE_S:
                     guard.check()
             if not alive(order.pid, order.start_time):
-                return "target"
+                return start_ns, "target"
             if time.monotonic() >= end:
-                return "duration"
+                if start_ns is None:
+                    raise UnavailableError(f"it had not taken effect after {START_S:g} s.")
+                return start_ns, "duration"
             if stop():
-                return "stop"
-        return "target"
+                return start_ns, "stop"
+        return start_ns, "target"
     finally:
         close = getattr(turns, "close", None)
         if close is not None:
@@ -167,6 +186,7 @@ def serve() -> int:
                     order,
                     directory=directory,
                     stop=lambda: bool(asked),
+                    acting=lambda at: _say({"event": "acting", "at_ns": at}),
                     started=lambda at: _say({"event": "started", "start_ns": at}),
                 )
             except PrismtopError as error:

@@ -24,7 +24,7 @@ class Label:
         kind: `fault`, or `control` for a workload shift.
         pid: the target.
         intensity, seed, ramp_s: as ordered.
-        start_ns, end_ns: from the first act to the end of the undoing; CLOCK_MONOTONIC.
+        start_ns, end_ns: from when it took effect to the end of the undoing; CLOCK_MONOTONIC.
         planned_end_ns: when it was to end.
         rollback_ok: everything was undone.
         causes: ids of causes that name it.

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 DEFAULT_DURATION_S = 30.0
 MAX_DURATION_S = 600.0
+PREPARE_S = 200.0
+"""Seconds that preparing may take: three compilers, each of which has a minute."""
+START_S = 30.0
+"""Seconds within which a fault must have taken effect: an attach, a CUDA context."""
 TTL_GRACE_S = 5.0
 """Seconds after the planned end at which the watchdog ends an injector that did not end by itself."""
 
@@ -75,12 +79,19 @@ class Request:
         return self.intensity * min(1.0, max(0.0, elapsed_s / self.ramp_s))
 
 
-Inject = Callable[[Request, "Guard"], Iterator[float]]
-"""Acts, then yields again and again the seconds until it wants to be resumed; closed at the end."""
+Inject = Callable[[Request, "Guard"], "Iterator[float | None]"]
+"""Acts, then yields again and again the seconds until it wants to be resumed; closed at the end. It begins
+with the first number: until what it started has taken effect, it yields None.
+"""
 
 
 def _nothing(request: Request) -> None:
     """Most scenarios need no preparation."""
+
+
+def _of_the_target_only(request: Request) -> tuple[str, ...]:
+    """Most scenarios change nothing of the machine's for good."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ class Scenario:
         steps: what would be written, in words, for the plan.
         inject: does it.
         rollback: how it is undone, one sentence.
+        exclusive: what it changes of the machine that a second experiment must not change meanwhile.
         prepare: what takes time and is no part of the fault (compiling), in the work directory.
     """
 
@@ -117,4 +129,5 @@ class Scenario:
     paper: bool = False
     control: bool = False
     in_target: bool = False
+    exclusive: Callable[[Request], tuple[str, ...]] = _of_the_target_only
     prepare: Callable[[Request], None] = _nothing

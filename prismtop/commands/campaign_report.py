@@ -44,6 +44,7 @@ def table(result: Result, left_out: Sequence[tuple[str, str]], planned: int) -> 
         f"({_number(figures.false_per_h, 1)} an hour), {_number(figures.false_beside_others, 0)} of them "
         f"while other processes used {FOREIGN_CORES:g} cores or more; {figures.control_alerts} in "
         f"{figures.controls} workload controls",
+        *_unlabelled_lines(result),
         *_machine_lines(result),
         f"delay, median: {_number(figures.delay_batches, 1)} batches, {_number(figures.delay_ms, 0)} ms",
         f"cause: top-1 {_percent(figures.cause_top1)}, top-3 {_percent(figures.cause_top3)} of the hits",
@@ -63,6 +64,16 @@ def _clouded_lines(result: Result) -> list[str]:
     return [
         f"of {figures.clouded_counted} with an effect that began under an open alert, {figures.clouded_hits} "
         f"got an alert of their own, cause top-1 {_percent(figures.clouded_top1)}; not counted elsewhere"
+    ]
+
+
+def _unlabelled_lines(result: Result) -> list[str]:
+    figures = result.score
+    if not figures.unlabelled:
+        return []
+    return [
+        f"{figures.unlabelled} alerts while an injection acted that failed afterwards or had not taken "
+        "effect yet: neither hits nor false alarms"
     ]
 
 

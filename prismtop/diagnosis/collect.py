@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from prismtop.diagnosis.evidence import Effect, Evidence, Point, compare, rate
+from prismtop.diagnosis.evidence import ENOUGH, Effect, Evidence, Point, compare, rate
 from prismtop.diagnosis.hypotheses import USED_SIGNALS
 from prismtop.diagnosis.observations import Observation, batch_series, slowest_rank
 from prismtop.diagnosis.signals import SIGNALS
@@ -130,6 +130,9 @@ def gather(
         add(name, device, windows, (texts or {}).get((name, device), ""))
     # An engine's own view of its load is exact; what its metrics say fills the gaps.
     for name, (before, after) in batch_series(*batches).items():
+        rests_on = max((found.incident_points for found in effects.get(name, ())), default=0)
+        if rests_on and (len(before) < ENOUGH or len(after) < min(ENOUGH, rests_on)):
+            continue
         if before and after:
             effects.pop(name, None)
         text = slowest_rank(batches[1]) if name == "rank.skew" else (texts or {}).get((name, ""), "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -11,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, with_derived
 from prismtop.diagnosis.evidence import Evidence, Point
 from prismtop.diagnosis.hypotheses import UNKNOWN
+from prismtop.diagnosis.memory import BatchMemory
 from prismtop.diagnosis.observations import Observation, observe
 from prismtop.diagnosis.ranking import MOST, NAMED, rank
-from prismtop.diagnosis.worst import LostTime, Span, within
-from prismtop.model import Alert, Batch, Cause, Counter, Frame, Group, ModelState
+from prismtop.diagnosis.worst import Span, within
+from prismtop.model import Alert, Cause, Counter, Frame, Group, ModelState
 
 SECOND = 1_000_000_000
 BASELINE_NS = 90 * SECOND
@@ -27,9 +27,6 @@ SPACING_NS = SECOND // 2
 """Readings of a series closer together than this are not kept: memory, not resolution, is what is short."""
 POINTS = 400
 SERIES = 1024
-OBSERVED_PER_S = 8.0
-"""Batches a second that are remembered."""
-OBSERVED = 2000
 BASELINE_BATCHES, INCIDENT_BATCHES = 200, 80
 """Batches compared: the cost of an answer."""
 LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
@@ -40,6 +37,8 @@ ANSWER_SHARE = 0.005
 """Share of a core that answers may take in the long run: in a storm of alerts they come later."""
 ANSWER_BURST_S = 0.4
 """CPU seconds of answers that may come at once."""
+SLO = "slo"
+"""The kind of alerts that are about requests, so about every process of the engine."""
 CHANGED = 0.03
 """Scores that moved by less are the same answer."""
 
@@ -74,10 +73,7 @@ class LiveDiagnoser:
         self._series: dict[Key, deque[Point]] = {}
         self._periods: dict[Key, int] = {}
         self._texts: dict[Key, str] = {}
-        self._batches: deque[Observation] = deque(maxlen=OBSERVED)
-        self._lost = LostTime()
-        self._stride, self._skip = 1, 0
-        self._second_ns, self._in_second = 0, 0
+        self._batches = BatchMemory()
         self._cases: dict[int, _Case] = {}
         self._spans: dict[int, tuple[int, int]] = {}
         self._sampled_ns = 0
@@ -89,8 +85,7 @@ class LiveDiagnoser:
         """Remember what the frame holds; alerts whose causes are new or changed."""
         for counter in frame.new_counters:
             self._keep_reading(counter)
-        self._lost.take(frame.new_batches)
-        self._keep_batches(frame.new_batches)
+        self._batches.take(frame.new_batches)
         if frame.time_ns - self._sampled_ns >= SPACING_NS:
             self._sampled_ns = frame.time_ns
             self._keep_said(frame)
@@ -125,20 +120,6 @@ class LiveDiagnoser:
             del self._series[key]
             self._periods.pop(key, None)
             self._texts.pop(key, None)
-
-    def _keep_batches(self, batches: tuple[Batch, ...]) -> None:
-        """Every so many-th: picking by time instead would prefer the batches that follow long ones."""
-        if not batches:
-            return
-        start_ns = batches[0].start_ns
-        if not 0 <= start_ns - self._second_ns < SECOND:
-            self._stride = max(1, math.ceil(self._in_second / OBSERVED_PER_S))
-            self._second_ns, self._in_second = start_ns, 0
-        self._in_second += len(batches)
-        if self._batches and start_ns < self._batches[-1].time_ns - LEAD_NS:
-            self._batches.clear()  # a replay that was moved back
-        self._batches.extend(map(observe, batches[self._skip :: self._stride]))
-        self._skip = (self._skip - len(batches)) % self._stride
 
     def _keep_said(self, frame: Frame) -> None:
         """What the engine's metrics and the latency model say of themselves."""
@@ -222,7 +203,7 @@ class LiveDiagnoser:
         since = _undisturbed_since(start, others)
         slower = None if alert.excess_pct is None else alert.excess_pct / 100
         baseline, incident = self._observations(alert, frame, since, others)
-        spans, lost = self._lost.worst(start, end)
+        spans, lost = self._batches.lost(_whose(alert)).worst(start, end)
         worst = [seen for seen in incident if within(seen.time_ns, spans)]
         if slower is not None and lost is not None:
             slower = max(slower, lost)
@@ -242,21 +223,37 @@ class LiveDiagnoser:
     def _observations(
         self, alert: Alert, frame: Frame, since: int, others: list[tuple[int, int]]
     ) -> tuple[list[Observation], list[Observation]]:
-        start = alert.started_ns
-        baseline = [
-            seen
-            for seen in self._batches
-            if since <= seen.time_ns < start
-            and seen.seq < alert.first_seq
-            and not _inside(seen.time_ns, others)
+        start, whose = alert.started_ns, _whose(alert)
+        baseline, incident = [], {}
+        for seen in self._batches.seen(whose):
+            if _holds(alert, frame.time_ns, seen.seq, seen.time_ns, seen.duration_ns):
+                incident[seen.pid, seen.seq] = seen
+            elif since <= seen.time_ns < start and not _inside(seen.time_ns, others):
+                baseline.append(seen)
+        latest = [
+            batch
+            for batch in frame.batches
+            if whose in (None, batch.pid)
+            and (batch.pid, batch.seq) not in incident
+            and _holds(alert, frame.time_ns, batch.seq, batch.start_ns, batch.duration_ns)
         ]
-        span = range(alert.first_seq, alert.last_seq + 1)
-        incident = {seen.seq: seen for seen in self._batches if seen.seq in span}
-        latest = [batch for batch in frame.batches if batch.seq in span and batch.seq not in incident]
         for batch in latest[-INCIDENT_BATCHES:]:
-            incident[batch.seq] = observe(batch)
-        ordered = [incident[seq] for seq in sorted(incident)]
+            incident[batch.pid, batch.seq] = observe(batch)
+        ordered = sorted(incident.values(), key=lambda seen: seen.time_ns)
         return evenly(baseline, BASELINE_BATCHES), ordered
+
+
+def _whose(alert: Alert) -> int | None:
+    """The process whose batches an alert is about; None when it is about those of all."""
+    return None if alert.kind == SLO else alert.pid
+
+
+def _holds(alert: Alert, now_ns: int, seq: int, start_ns: int, duration_ns: int) -> bool:
+    """Whether a batch is one of an alert's: by its number, or by its time where that is about requests."""
+    if alert.kind == SLO:
+        end_ns = now_ns if alert.closed_ns is None else alert.closed_ns
+        return start_ns < end_ns and start_ns + duration_ns > alert.started_ns
+    return alert.first_seq <= seq <= alert.last_seq
 
 
 def _windows(

@@ -20,7 +20,7 @@ class Observation(NamedTuple):
 
     Attributes:
         time_ns: its start.
-        seq, mode, duration_ns, idle_ns, workload: as in `Batch`.
+        pid, seq, mode, duration_ns, idle_ns, workload: as in `Batch`.
         excess: judged time over the predicted one; None without a prediction.
         stages: exclusive nanoseconds by name.
         skew: slowest rank's time before its collective over the median rank's; None without ranks.
@@ -29,6 +29,7 @@ class Observation(NamedTuple):
     """
 
     time_ns: int
+    pid: int
     seq: int
     mode: Mode
     duration_ns: int
@@ -46,6 +47,7 @@ def observe(batch: Batch) -> Observation:
     skew, slowest = _skew(batch)
     return Observation(
         batch.start_ns,
+        batch.pid,
         batch.seq,
         batch.mode,
         batch.duration_ns,

@@ -8,7 +8,6 @@ only hides what they read in the part that made the alert.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -42,11 +41,20 @@ class LostTime:
     """What batches took beyond their predictions, second by second, for the last five minutes."""
 
     def __init__(self) -> None:
-        self._stretches: deque[_Stretch] = deque(maxlen=STRETCHES)
+        self._stretches: dict[int, _Stretch] = {}
+        self._end_ns = 0
+
+    @classmethod
+    def of(cls, parts: Iterable[LostTime]) -> LostTime:
+        """All of them together."""
+        whole = cls()
+        for part in parts:
+            for stretch in part._stretches.values():
+                whole._add(stretch)
+        return whole
 
     def take(self, batches: Iterable[Batch]) -> None:
-        """Count batches, in order."""
-        latest = self._stretches[-1] if self._stretches else None
+        """Count batches, in order of their ends: a long one may have begun before many that came already."""
         for batch in batches:
             expected = batch.prediction
             if expected is None or expected.expected_ns <= 0:
@@ -54,15 +62,20 @@ class LostTime:
             took = batch.judged_ns
             if took is None:
                 continue
-            at = batch.start_ns // STRETCH_NS
-            if latest is None or at != latest.at:
-                if latest is not None and at < latest.at - 1:
-                    self._stretches.clear()  # a replay that was moved back
-                latest = _Stretch(at)
-                self._stretches.append(latest)
-            latest.took_ns += took
-            latest.expected_ns += expected.expected_ns
-            latest.end_ns = max(latest.end_ns, batch.end_ns)
+            if batch.end_ns < self._end_ns - STRETCH_NS:
+                self._stretches.clear()  # a replay that was moved back
+            self._end_ns = batch.end_ns
+            self._add(_Stretch(batch.start_ns // STRETCH_NS, took, expected.expected_ns, batch.end_ns))
+
+    def _add(self, more: _Stretch) -> None:
+        found = self._stretches.get(more.at)
+        if found is None:
+            found = self._stretches[more.at] = _Stretch(more.at)
+            if len(self._stretches) > STRETCHES:
+                del self._stretches[min(self._stretches)]
+        found.took_ns += more.took_ns
+        found.expected_ns += more.expected_ns
+        found.end_ns = max(found.end_ns, more.end_ns)
 
     def worst(self, start: int, end: int) -> tuple[list[Span], float | None]:
         """Where an alert's batches lost most, in order, and by what share they were slower there; the whole
@@ -70,7 +83,7 @@ class LostTime:
         """
         whole = [
             stretch
-            for stretch in self._stretches
+            for _, stretch in sorted(self._stretches.items())
             if start < (stretch.at + 1) * STRETCH_NS and stretch.at * STRETCH_NS < end
         ]
         lost = [

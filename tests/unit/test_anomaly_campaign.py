@@ -139,6 +139,45 @@ def test_a_step_that_fails_is_reported_and_the_next_one_follows() -> None:
     assert campaign.result().failures == ("freeze_bursts: no cgroup",)
 
 
+def test_an_injection_that_acted_and_failed_leaves_neither_quiet_batches_nor_false_alarms() -> None:
+    campaign, injector = make_campaign(make_step(), make_step())
+    go(campaign, 100, 117)
+    slow = [make_batch(n, round((116 + 0.2 * n) * S), duration_ns=S // 5) for n in range(10)]
+    alerts = make_alert(117, 119), replace(make_alert(122, 123), id=2)
+    injector.said = [{"event": "acting", "at_ns": 116 * S}, {"event": "started", "start_ns": 116 * S}]
+    go(campaign, 117, 118.5, changed_alerts=alerts[:1])
+    injector.said = [{"event": "failed", "reason": "a burner ended early"}]
+    campaign.take(frame_at(118.5, new_batches=tuple(slow)))
+    go(campaign, 119, 122.5)
+    before = campaign.result()
+    assert (before.score.false_alarms, before.score.unlabelled) == (0, 1)
+    assert "1 alerts while an injection acted" in "\n".join(table(before, (), 2))
+    assert not [batch for batch in slow if not campaign._is_disturbed(batch)]
+    go(campaign, 122.5, 123, changed_alerts=alerts[1:])  # after the failure and its guard band
+    after = campaign.result().score
+    assert (after.false_alarms, after.unlabelled) == (1, 1)
+
+
+def test_an_injection_that_was_refused_disturbs_nothing() -> None:
+    campaign, injector = make_campaign(make_step())
+    go(campaign, 100, 117)
+    injector.said = [{"event": "failed", "reason": "no cgroup"}]
+    go(campaign, 117, 118, changed_alerts=(make_alert(117),))
+    figures = campaign.result().score
+    assert (figures.false_alarms, figures.unlabelled) == (1, 0)
+
+
+def test_the_time_before_a_fault_takes_effect_is_not_quiet() -> None:
+    campaign, injector = make_campaign(make_step())
+    go(campaign, 100, 117)
+    attaching = make_batch(0, round(114.5 * S), duration_ns=S // 10)
+    injector.said = [{"event": "acting", "at_ns": 114 * S}, ended(116, 118)]
+    go(campaign, 118, 119, changed_alerts=(make_alert(115, 115.5),))
+    figures = campaign.result().score
+    assert (figures.false_alarms, figures.unlabelled) == (0, 1)
+    assert campaign._is_disturbed(attaching)
+
+
 def test_a_rollback_that_failed_is_a_failure() -> None:
     campaign, injector = make_campaign(make_step())
     go(campaign, 100, 117)

@@ -12,7 +12,6 @@ import pytest
 
 from prismtop.diagnosis.hypotheses import CAUSE_IDS, HYPOTHESES, USED_SIGNALS
 from prismtop.diagnosis.live import (
-    OBSERVED,
     POINTS,
     SERIES,
     LiveDiagnoser,
@@ -20,6 +19,7 @@ from prismtop.diagnosis.live import (
     _undisturbed_since,
     _windows,
 )
+from prismtop.diagnosis.memory import OBSERVED
 from prismtop.diagnosis.ranking import NAMED
 from prismtop.diagnosis.signals import SIGNALS
 from prismtop.diagnosis.worst import LostTime
@@ -381,6 +381,11 @@ def test_lost_time_of_a_replay_that_was_moved_back_is_forgotten() -> None:
     assert lost.worst(0, 30 * SECOND)[0] == [(0, 2 * SECOND)]
 
 
+def test_a_long_batch_that_began_before_others_came_moves_nothing_back() -> None:
+    slow = [slow_at(at / 10, 3.0 if at < 20 else 1.0) for at in range(50)]
+    assert worst_of([*slow, slow_at(2.0, 1.0, ms=3100.0)], 5.0) == [(0.0, 2.0)]
+
+
 class ClosesLate(World):
     """Its alert stays open three times as long again as the fault lasted."""
 
@@ -432,7 +437,7 @@ def test_memory_is_bounded_however_much_comes() -> None:
         diagnoser.take(make_frame(0, time_ns=at * 10**9, new_counters=(reading,)))
     assert len(diagnoser._series) <= SERIES + 2
     assert max(map(len, diagnoser._series.values())) <= POINTS
-    assert len(diagnoser._batches) <= OBSERVED
+    assert len(diagnoser._batches.seen(None)) <= OBSERVED
 
 
 def test_answers_that_cost_too_much_come_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prismtop.anomaly.faults.burn_source import SOURCE
@@ -31,6 +32,8 @@ import numpy as np
 kind, seconds, duty, ramp = sys.argv[1], *map(float, sys.argv[2:5])
 a = np.full((192, 192), 0.5, "f4")
 big = np.zeros((3, 8 << 20))
+if len(sys.argv) > 5:
+    open(sys.argv[5], "w").close()
 start = time.monotonic()
 while (t := time.monotonic()) < start + seconds:
     share = duty * min(1.0, (t - start) / ramp) if ramp > 0 else duty
@@ -90,17 +93,14 @@ def bandwidth_steps(request: Request) -> tuple[str, ...]:
     return (f"start {count} processes that stream through {_STREAM_MB} MB of memory each ({means()})",)
 
 
-def compute(request: Request, guard: Guard) -> Iterator[float]:
+def compute(request: Request, guard: Guard) -> Iterator[float | None]:
     """One FMA and one square-root burner per CPU of the target."""
-    cpus = target_cpus(request)
-    workers = [_start(guard, request, kind, (cpu,)) for cpu in cpus for kind in ("fma", "sqrt")]
-    yield from _until_they_end(guard, workers)
+    return _burn(request, guard, ("fma", "sqrt"))
 
 
-def bandwidth(request: Request, guard: Guard) -> Iterator[float]:
+def bandwidth(request: Request, guard: Guard) -> Iterator[float | None]:
     """One streaming burner per CPU of the target."""
-    workers = [_start(guard, request, "stream", (cpu,)) for cpu in target_cpus(request)]
-    yield from _until_they_end(guard, workers)
+    return _burn(request, guard, ("stream",))
 
 
 def prepare(request: Request) -> None:
@@ -117,17 +117,46 @@ def build(directory: str) -> str | None:
         compiler = shutil.which(name)
         if compiler is None:
             continue
-        argv = [compiler, *_FLAGS, "-x", "c", "-", "-o", str(program), "-lm"]
+        made = program.with_suffix(".new")
+        argv = [compiler, *_FLAGS, "-x", "c", "-", "-o", str(made), "-lm"]
         try:
             done = subprocess.run(argv, input=SOURCE, text=True, capture_output=True, timeout=_COMPILE_S)
         except (OSError, subprocess.TimeoutExpired):
             continue
         if done.returncode == 0:
+            made.replace(program)
             return str(program)
     return None
 
 
-def _start(guard: Guard, request: Request, kind: str, cpus: tuple[int, ...]) -> int:
+@dataclass(frozen=True)
+class _Burner:
+    """One that was started; `ready` is the file that it makes when it begins, None when it does at once."""
+
+    pid: int
+    ready: Path | None = None
+
+    @property
+    def burns(self) -> bool:
+        return self.ready is None or self.ready.exists()
+
+
+def _burn(request: Request, guard: Guard, kinds: Sequence[str]) -> Iterator[float | None]:
+    burners: list[_Burner] = []
+    for cpu in target_cpus(request):
+        for kind in kinds:
+            burners.append(_start(guard, request, kind, (cpu,)))
+            if burners[0].burns:
+                yield 0.0  # many CPUs take a while, in which the first ones burn already
+    while True:
+        for one in burners:
+            status = guard.ended(one.pid)
+            if status is not None:
+                raise UnavailableError(f"a burner ended early with status {status}.")
+        yield 0.1 if any(one.burns for one in burners) else None
+
+
+def _start(guard: Guard, request: Request, kind: str, cpus: tuple[int, ...]) -> _Burner:
     # Longer than the experiment, so that its end is the guard's doing and not the clock's.
     seconds = request.duration_s + 1.0
     share = min(1.0, max(0.0, request.intensity))
@@ -135,19 +164,11 @@ def _start(guard: Guard, request: Request, kind: str, cpus: tuple[int, ...]) -> 
     if stress and share >= 1.0 and not request.ramp_s:
         limit = f"{int(seconds) + 1}s"
         options = ["--quiet", "--oomable", "--timeout", limit, "--temp-path", request.work_dir]
-        return guard.spawn([stress, _STRESS[kind], "1", *options], cpus=cpus)
+        return _Burner(guard.spawn([stress, _STRESS[kind], "1", *options], cpus=cpus))
     numbers = [f"{seconds:.3f}", f"{share:.3f}", f"{request.ramp_s:.3f}"]
-    program = build(request.work_dir)
-    if program:
-        return guard.spawn([program, kind, *numbers, str(_STREAM_MB)], cpus=cpus)
-    argv = [sys.executable, "-c", _NUMPY, kind, *numbers]
-    return guard.spawn(argv, env={**os.environ, **ONE_THREAD}, cpus=cpus)
-
-
-def _until_they_end(guard: Guard, workers: list[int]) -> Iterator[float]:
-    while True:
-        for pid in workers:
-            status = guard.ended(pid)
-            if status is not None:
-                raise UnavailableError(f"a burner ended early with status {status}.")
-        yield 0.1
+    program = Path(request.work_dir) / _PROGRAM
+    if program.exists():
+        return _Burner(guard.spawn([str(program), kind, *numbers, str(_STREAM_MB)], cpus=cpus))
+    ready = Path(request.work_dir) / f"ready-{request.experiment}-{kind}-{cpus[0]}"
+    argv = [sys.executable, "-c", _NUMPY, kind, *numbers, str(ready)]
+    return _Burner(guard.spawn(argv, env={**os.environ, **ONE_THREAD}, cpus=cpus), ready)

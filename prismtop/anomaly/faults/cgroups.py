@@ -15,6 +15,7 @@ from prismtop.anomaly.undo import CGROUP_ROOT, MARK
 from prismtop.targets.procfs import read_stat
 
 PERIOD_US = 50_000
+_SUFFIXES = ("-cpu", "-freezer")
 _OWN_MOUNT = re.compile(r"^\S+ (\S+) (cgroup2?) (\S+)", re.MULTILINE)
 
 
@@ -162,12 +163,15 @@ def moved(request: Request, guard: Guard, controller: str, cpus: float | None = 
     """The target in a group of ours; the guard moves it back and removes the group.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: the kernel refused, or it is in a group of another experiment, which will be removed.
     """
     where = cpu() if controller == "cpu" else freezer()
     home = where.home(request.pid) if where else None
     if where is None or home is None:
         raise OSError(f"no cgroup with the {controller} controller")
+    if home.name.startswith(MARK) and home.name.endswith(_SUFFIXES):
+        # A child of another target went there with it: there would be no way home.
+        raise OSError(f"it is in {home}, which belongs to another experiment")
     group = Group(where, where.directory(request))
     guard.record("cgroup", dir=str(group.path), home=str(home), root=str(_root(where.mount)))
     group.path.mkdir()

@@ -38,6 +38,12 @@ def steps(request: Request) -> tuple[str, ...]:
     )
 
 
+def exclusive(request: Request, root: str = ROOT) -> tuple[str, ...]:
+    """The ceilings: what a second experiment found would be what the first one wrote. CPUs may share one."""
+    files = (ceiling(cpu, root) for cpu in target_cpus(request))
+    return tuple(sorted({os.path.realpath(file) for file in files if file.exists()}))
+
+
 def inject(request: Request, guard: Guard, root: str = ROOT) -> Iterator[float]:
     """Lower the ceilings; the guard writes the old ones back."""
     for cpu, now, _ in _changes(request, 0.0, root):

@@ -10,6 +10,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from prismtop.anomaly.faults import nvml
 from prismtop.anomaly.faults.cuda import LIBRARY
@@ -90,17 +91,18 @@ def worker_steps(kind: str) -> Callable[[Request], tuple[str, ...]]:
 def load(kind: str) -> Inject:
     """A load of that kind."""
 
-    def inject(request: Request, guard: Guard) -> Iterator[float]:
+    def inject(request: Request, guard: Guard) -> Iterator[float | None]:
         uuid = device(request)
         _alone(request, uuid)
+        ready = Path(request.work_dir) / f"ready-{request.experiment}"
         numbers = (request.duration_s + 1.0, request.intensity, request.ramp_s, request.seed)
-        argv = [sys.executable, "-m", "prismtop.anomaly.faults.gpu_worker", kind, uuid, *map(str, numbers)]
-        pid = guard.spawn(argv)
+        worker = [sys.executable, "-m", "prismtop.anomaly.faults.gpu_worker"]
+        pid = guard.spawn([*worker, kind, uuid, *map(str, numbers), str(ready)])
         while True:
             status = guard.ended(pid)
             if status is not None:
                 raise UnavailableError(f"the GPU load ended early with status {status}.")
-            yield 0.1
+            yield 0.1 if ready.exists() else None
 
     return inject
 
@@ -112,6 +114,11 @@ def clock_steps(request: Request) -> tuple[str, ...]:
         f"highest SM clock, another value every {1000 * _DWELL_S:.0f} ms; it outlives a process, so the "
         "journal holds the reset",
     )
+
+
+def exclusive_clocks(request: Request) -> tuple[str, ...]:
+    """The lock on the clocks: the end of one experiment would take it from the other."""
+    return (f"clocks of {device(request)}",)
 
 
 def clocks(request: Request, guard: Guard) -> Iterator[float]:

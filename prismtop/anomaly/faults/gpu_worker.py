@@ -1,4 +1,4 @@
-"""``python -m prismtop.anomaly.faults.gpu_worker KIND UUID SECONDS INTENSITY RAMP SEED``: a GPU load."""
+"""A GPU load, as a program: KIND UUID SECONDS INTENSITY RAMP SEED [READY]; READY is a file to make."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from prismtop.anomaly.faults.cuda import Cuda, CudaError
 from prismtop.anomaly.faults.gpu_kernel import PTX
@@ -93,11 +94,13 @@ KINDS: dict[str, Callable[[Cuda, random.Random], Turn]] = {
 
 
 def main(argv: Sequence[str], library: object = None) -> int:
-    """Work until the time is over; 3 when the driver refuses."""
+    """Work until the time is over; 3 when the driver refuses. Makes the file READY when it begins."""
     kind, uuid = argv[0], argv[1]
     seconds, intensity, ramp, seed = map(float, argv[2:6])
     try:
         turn = KINDS[kind](Cuda(uuid, library), random.Random(int(seed)))
+        if len(argv) > 6:
+            Path(argv[6]).touch()
         start = time.monotonic()
         while (now := time.monotonic()) < start + seconds:
             level = intensity * min(1.0, (now - start) / ramp) if ramp > 0 else intensity

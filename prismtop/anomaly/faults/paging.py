@@ -71,6 +71,7 @@ def inject(request: Request, guard: Guard) -> Iterator[float]:
     elapsed = 0.0
     fd = os.pidfd_open(request.pid)
     try:
+        yield 0.0  # it takes effect while the first call is still under way, which may last seconds
         while True:
             guard.check()
             stat = read_stat(request.pid)
