@@ -35,7 +35,8 @@ def open_session(
 
     Args:
         figures: False leaves rates and percentiles out of the frames.
-        counters: sample the host and its devices, in threads of their own.
+        counters: sample the host and its devices, in threads of their own; where somebody is told of alerts
+            (`on_alert`, `alert_webhook`) it is done anyway, for the cause.
         remember: False starts the latency model afresh and keeps nothing of it.
         deepdive: captures can be asked for; with the setting `deepdive_on_alert` alerts begin them anyway.
         sinks: take every frame.
@@ -74,7 +75,7 @@ def open_session(
             source = attach(group, profiles.get(group.engine), options, update)
         from prismtop.latency.judge import LatencyJudge, make_judge
 
-        sampler = _sampler(context, group) if counters else None
+        sampler = _sampler(context, group) if counters or hooks else None
         session = Session(
             source,
             history=settings.history,

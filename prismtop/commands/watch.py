@@ -70,7 +70,7 @@ def run(context: Context, pids: Sequence[int], batches: int | None, duration_s: 
 
 
 def wants_counters(context: Context) -> bool:
-    """Whether counters are sampled: they are printed as JSON only, and cost CPU."""
+    """Whether counters are sampled to be printed: as JSON only, and they cost CPU."""
     if context.settings.counters and not context.json:
         context.report.say("the table has no counters: use --json, or the screen")
     return context.settings.counters and context.json
@@ -80,7 +80,7 @@ def stream(
     context: Context, session: Ticking, *, batches: int | None = None, duration_s: float | None = None
 ) -> Watched:
     """Print frames until enough batches were seen, the time is over, the target ended, or a signal came."""
-    sink: Sink = JsonSink(context) if context.json else TableSink(context)
+    sink: Sink = JsonSink(context, counters=context.settings.counters) if context.json else TableSink(context)
     period_s = 1 / context.settings.tick_hz
     reader_left = _reader_watch(context)
     end = None if duration_s is None else time.monotonic() + duration_s
@@ -136,10 +136,15 @@ def conclude(context: Context, watched: Watched, wanted: int | None, name: str) 
 
 
 class JsonSink:
-    """JSON lines; see `prismtop.export.jsonl` for their types."""
+    """JSON lines; see `prismtop.export.jsonl` for their types.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        counters: print readings too.
+    """
+
+    def __init__(self, context: Context, *, counters: bool = True) -> None:
         self._context = context
+        self._counters = counters
         self._state: tuple[object, ...] | None = None
         self._lost = Lost()
         self._warned: set[str] = set()
@@ -181,7 +186,7 @@ class JsonSink:
             write(jsonl.alert_line(alert, frame.clock))
         if frame.capture is not None and self._captured.news(frame.capture):
             write(jsonl.capture_line(frame.capture, frame.clock))
-        for counter in frame.new_counters:
+        for counter in frame.new_counters if self._counters else ():
             if counter.value is not None or self._gaps.get(counter.key) != counter.reason:
                 write(jsonl.counter_line(counter, frame.clock))
             self._gaps[counter.key] = counter.reason

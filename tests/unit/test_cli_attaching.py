@@ -195,9 +195,15 @@ def test_captures_can_be_had_where_a_person_or_an_alert_may_ask_for_them(
     assert any("alerts begin no capture" in sentence for sentence in report.said) is said
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_counters_are_sampled_only_where_they_are_wanted(
-    monkeypatch: pytest.MonkeyPatch, asked_for: list[AttachOptions], wanted: bool
+@pytest.mark.parametrize(
+    ("wanted", "on_alert", "sampled"), [(True, "", 1), (False, "", 0), (False, "cat", 1)]
+)
+def test_counters_are_sampled_only_where_they_are_wanted_or_an_alert_needs_its_cause(
+    monkeypatch: pytest.MonkeyPatch,
+    asked_for: list[AttachOptions],
+    wanted: bool,
+    on_alert: str,
+    sampled: int,
 ) -> None:
     import prismtop.counters.sampler as sampler
 
@@ -210,5 +216,6 @@ def test_counters_are_sampled_only_where_they_are_wanted(
     monkeypatch.setattr(sampler, "make_sampler", fake)
     context, _, _ = make_context()
     group = make_group()
-    open_session(context, group, {}, counters=wanted)
-    assert made == ([group] if wanted else [])
+    settings = Settings(on_alert=on_alert)
+    open_session(replace(context, settings=settings), group, {}, counters=wanted)
+    assert made == [group] * sampled

@@ -84,6 +84,13 @@ def test_finished_requests_and_warnings_are_lines() -> None:
     assert types(out.getvalue()) == ["session", "warning", "batch", "request"]
 
 
+def test_counters_that_are_sampled_for_the_causes_of_alerts_are_no_lines() -> None:
+    frame = make_frame(1, new_counters=(Counter("host_running_count", "host", "count", 10**12, 3.0),))
+    context, out, _ = make_context(json=True)
+    watch.stream(context, FakeSession([frame]), batches=1)
+    assert types(out.getvalue()) == ["session", "batch"]
+
+
 def test_counters_are_lines_and_a_gap_is_told_when_its_reason_changes() -> None:
     def counters(reason: str) -> tuple[Counter, ...]:
         gap = Counter("gpu_fan_ratio", "gpu 0", "ratio", 10**12, reason=reason)
@@ -91,6 +98,7 @@ def test_counters_are_lines_and_a_gap_is_told_when_its_reason_changes() -> None:
 
     frames = [make_frame(1, new_counters=counters(reason)) for reason in ("a", "a", "b")]
     context, out, _ = make_context(json=True)
+    context = replace(context, settings=replace(context.settings, counters=True))
     watch.stream(context, FakeSession(frames), batches=3)
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     made = [(line["name"], line.get("reason")) for line in lines if line["type"] == "counter"]
