@@ -5,30 +5,27 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from prismtop.deepdive import slowdown
 from prismtop.deepdive.cost import Cost
 from prismtop.deepdive.idle import IdleEnd
 from prismtop.deepdive.job import Job
-from prismtop.deepdive.layer import Collector, LayerEvent
 from prismtop.deepdive.merge import WrittenTrace
 from prismtop.deepdive.outside import Outside, combined
 from prismtop.deepdive.place import scratch
-from prismtop.deepdive.process import BEFORE_WINDOW, Captured, OpenDive
+from prismtop.deepdive.process import BEFORE_WINDOW, Captured
+from prismtop.deepdive.tools import Tools
 from prismtop.model import (
     AttachState,
     Capture,
     CapturePhase,
-    CaptureRequest,
     Frame,
     Layer,
     LayerState,
 )
 from prismtop.session import CounterSource
-from prismtop.sources.deep_link import FetchedDeep
 
 SECOND = 1_000_000_000
 PAST_NS = 5 * SECOND
@@ -49,42 +46,6 @@ COLLECTORS_NS = 10 * SECOND
 """So long they may take to end once the processes' own parts have."""
 MERGE_NS = 300 * SECOND
 LEAVE_NS = 15 * SECOND
-
-
-class Write(Protocol):
-    """`prismtop.deepdive.merge.write_trace`."""
-
-    def __call__(
-        self,
-        target: Path,
-        *,
-        frames: Sequence[Frame],
-        fetched: Sequence[FetchedDeep],
-        layers: Iterable[LayerEvent],
-        capture: Capture,
-    ) -> WrittenTrace:
-        """Write one trace out of everything."""
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a capture is made with; tests have others.
-
-    Attributes:
-        open_dive: makes a `DeepLink`.
-        collectors: makes those outside the target.
-        write: merges.
-        begin: something will be to merge soon; in the session's thread, quick, any number of times.
-        end: nothing will.
-        threads: whether jobs get threads; without, they end before they are begun.
-    """
-
-    open_dive: OpenDive
-    collectors: Callable[[Sequence[int], Mapping[int, int], CaptureRequest], Sequence[Collector]]
-    write: Write
-    begin: Callable[[], None] = lambda: None
-    end: Callable[[], None] = lambda: None
-    threads: bool = True
 
 
 class CaptureRun:

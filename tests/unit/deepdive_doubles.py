@@ -12,7 +12,7 @@ from typing import Any
 from prismtop.deepdive.driver import DeepDive
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.merge import WrittenTrace
-from prismtop.deepdive.run import Tools
+from prismtop.deepdive.tools import Tools
 from prismtop.errors import UnavailableError
 from prismtop.model import Batch, Capture, CaptureRequest, Frame, Layer, LayerState
 from prismtop.sources.deep_link import DeepFacts, DeepOptions, DeepStatus, FetchedDeep
