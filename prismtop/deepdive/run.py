@@ -79,6 +79,8 @@ class CaptureRun:
         self._window_from_ns: int | None = None
         self._seen = 0
         self._fast_ns = 0
+        self._begun_ns: int | None = None
+        self._collect_ns: int | None = None
         pids = [each.pid for each in processes]
         make = lambda: tools.collectors(pids, hot, capture.request)  # noqa: E731
         self._outside = Outside(make, self._spawn)
@@ -173,11 +175,17 @@ class CaptureRun:
         """All are posted in one tick; the collectors outside are there first, while the engine is busy."""
         busy = self._now_ns - self._busy_ns < BUSY_NS
         begun = self.begun
+        if begun and self._begun_ns is None:
+            self._begun_ns = self._now_ns
         if busy or begun:
             self._outside.start()
         elif self._outside.running:
             self._outside.stop()
-        late = self._took_ns() > COLLECTING_NS
+        if not self._outside.running:
+            self._collect_ns = None
+        elif self._collect_ns is None:
+            self._collect_ns = self._now_ns
+        late = self._collect_ns is None or self._now_ns - self._collect_ns > COLLECTING_NS
         if frame.state is AttachState.LIVE and (self._outside.collecting or late):
             for each in self.processes:
                 if not each.posted:
@@ -191,13 +199,10 @@ class CaptureRun:
             self._window_from_ns = self._now_ns
             self._to(CapturePhase.CAPTURING)
             self._on_capturing(frame)
-        elif self._took_ns() > (START_NS if begun else ARMED_NS):
-            why = (
-                "its profiler did not start in a minute."
-                if begun
-                else "the engine had no request in ten minutes."
-            )
-            self.end(CapturePhase.FAILED, why)
+        elif self._begun_ns is not None and self._now_ns - self._begun_ns > START_NS:
+            self.end(CapturePhase.FAILED, "its profiler did not start in a minute.")
+        elif not begun and self._took_ns() > ARMED_NS:
+            self.end(CapturePhase.FAILED, "the engine had no request in ten minutes.")
         if begun or busy:
             self._fast_counters()
 

@@ -116,6 +116,10 @@ class FakeCollector:
         self.calls: list[str] = []
         self.begun_ns = world.collector_begun_ns
 
+    @property
+    def running(self) -> bool:
+        return self.calls == ["start"] and not self.world.collector_slow
+
     def _do(self, what: str) -> None:
         self.calls.append(what)
         if what in self.world.collector_fails:
@@ -152,6 +156,7 @@ class World:
         self.prepare_fails = self.fetch_fails = self.poll_fails = False
         self.collector_fails: tuple[str, ...] = ()
         self.collector_begun_ns = 0
+        self.collector_slow = False
         self.spares: list[str] = []
         self.write_fails = False
         self.hold: threading.Event | None = None

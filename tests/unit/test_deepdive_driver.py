@@ -179,6 +179,44 @@ def test_a_probe_that_is_itself_only_armed_is_waited_for(world: World) -> None:
     assert "start" in world.dives[-1].calls
 
 
+def test_an_engine_that_was_idle_for_longer_has_its_minute_to_start_the_profiler(world: World) -> None:
+    world.script = [DeepStatus("waiting")]
+    world.tick(0, idle_s=5.0)
+    world.start()
+    world.tick(0)
+    world.tick(0, idle_s=run.START_NS / SECOND + 10)
+    world.script = [DeepStatus("starting", thread=77)]
+    capture = world.tick()
+    assert capture is not None
+    assert (capture.phase, capture.error) == (CapturePhase.ARMED, "")
+    world.script = script(world.now_ns)
+    assert world.until_final().phase is CapturePhase.DONE
+
+
+def test_after_a_long_wait_too_the_collectors_are_there_first(world: World) -> None:
+    world.collector_slow = True
+    world.tick(0, idle_s=5.0)
+    world.start()
+    world.tick(0, state=AttachState.ARMED)
+    world.tick(0, idle_s=60.0, state=AttachState.ARMED)
+    world.tick(state=AttachState.LIVE)
+    world.tick()
+    assert (world.collectors[-1].calls, world.dives[-1].calls) == (["start"], ["prepare"])
+    world.collector_slow = False
+    world.tick()
+    assert world.dives[-1].calls == ["prepare", "start"]
+
+
+def test_collectors_that_do_not_begin_are_not_waited_for_long(world: World) -> None:
+    world.collector_slow = True
+    world.start()
+    world.tick()
+    world.tick(1, ms=run.COLLECTING_NS / 1e6)
+    assert world.dives[-1].calls == ["prepare"]
+    world.tick()
+    assert world.dives[-1].calls == ["prepare", "start"]
+
+
 @pytest.mark.parametrize(
     ("statuses", "limit_ns", "sentence"),
     [
