@@ -17,16 +17,12 @@ from typing import NamedTuple
 from prismtop.errors import UsageError
 from prismtop.model import Alert, Batch, Clock, Counter, FirstToken, Group, Request, Stage, Target
 from prismtop.trace.cache import Cache
+from prismtop.trace.joined import SAME_CLOCK_NS
 from prismtop.trace.own import Dropped, GroundTruth, LostSoFar, Said, SessionInfo, StateChange
 from prismtop.trace.story import Moment, Story, open_story
 
 _LAST = re.compile(r"^(.+)\.json(\.gz)?$")
 _ROTATED = re.compile(r"\.\d{4}$")
-SAME_CLOCK_NS = 10**9
-"""Sessions whose wall clock differs by less ran under one CLOCK_MONOTONIC: the rest is the clock's
-discipline."""
-
-
 PREROLL_BLOCKS = 2
 
 
