@@ -84,6 +84,7 @@ class Joined:
         self._sessions = sessions
         self._base_ns, self._wall_ns, self._shifts = base_ns, wall_ns, shifts
         self._first = min(range(len(sessions)), key=lambda n: int(sessions[n][0]["base_ns"]))
+        self._bases = sorted({int(args["base_ns"]) for args, _ in sessions})
         self._states = [_state(args, new_pid) for args, new_pid in sessions]
 
     def args(self) -> Event:
@@ -118,6 +119,7 @@ class Joined:
                 if type(made.get(name)) is int:
                     made[name] += self._shifts[number]
             made["pid"] = new_pid(made.get("pid"))
+            made["id"] = alert_id(made.get("id"), int(session["base_ns"]), self._bases)
         elif cat == CAT_STAGE and "of" in made:
             made["of"] = new_pid(made["of"])
         elif cat == CAT_BATCH:
@@ -142,6 +144,11 @@ class Joined:
             name: [row for state in self._states for row in state[name]]
             for name in ("hooks", "costs", "target_states")
         }
+
+
+def alert_id(own: Any, base_ns: int, bases: Sequence[int]) -> Any:
+    """An alert's id among those of several recordings, which all count from one; segments of one share it."""
+    return own * len(bases) + bases.index(base_ns) if type(own) is int else own
 
 
 def _state(args: Mapping[str, Any], new_pid: NewPid) -> Mapping[str, list[Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prismtop.errors import PrismtopError, UsageError
-from prismtop.model import AttachState, Batch, Clock, Counter, Frame, HookStatus, Lost, Mode, Request
+from prismtop.model import Alert, AttachState, Batch, Clock, Counter, Frame, HookStatus, Lost, Mode, Request
 from prismtop.trace.cache import Cache
 from prismtop.trace.index import build_index
 from prismtop.trace.load import Trace, load
@@ -198,7 +198,9 @@ def eventful(start_ns: int, pid: int, **changes: object) -> list[Frame]:
     """A session with batches of an engine of its own, a reading that failed, and a hook that is lost."""
     made = frames(200, start_ns, pid=pid, hooks=(hook(pid),), **changes)
     reading = Counter("gpu_power_watts", "GPU 0", "watts", start_ns + 88 * MS, reason="it is lost")
-    made[10] = replace(made[10], new_counters=(reading,))
+    alert = an_alert(opened_ns=start_ns, started_ns=start_ns, pid=pid)
+    made[10] = replace(made[10], new_counters=(reading,), changed_alerts=(alert,))
+    made[30] = replace(made[30], changed_alerts=(replace(alert, closed_ns=start_ns + 240 * MS),))
     for n in range(20, len(made)):
         made[n] = replace(made[n], hooks=(hook(pid, "gone"),))
     return made
@@ -217,6 +219,9 @@ def test_merged_recordings_play_as_both_of_them(tmp_path: Path, cache: Cache, ap
         (at, noun) for at, noun in both.moments() if not isinstance(noun, StateChange)
     ]
     assert [batch.pid for batch in merged.batches()] == [4242, 7] * 200
+    told = {noun.id: noun for _, noun in both.moments() if isinstance(noun, Alert)}
+    assert tuple(told.values()) == merged.alerts() == both.alerts()
+    assert {(alert.pid, alert.closed_ns is None) for alert in told.values()} == {(4242, False), (7, False)}
     assert (merged.clock, merged.start_ns, merged.end_ns) == (both.clock, both.start_ns, both.end_ns)
     assert {member.id.pid for member in merged.group.members} == {4242, 7}
     changes = [noun for _, noun in merged.moments() if isinstance(noun, StateChange)]
