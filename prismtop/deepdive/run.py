@@ -17,6 +17,7 @@ from prismtop.deepdive.outside import Outside, combined
 from prismtop.deepdive.place import scratch
 from prismtop.deepdive.process import BEFORE_WINDOW, Captured
 from prismtop.deepdive.tools import Tools
+from prismtop.errors import UnavailableError
 from prismtop.model import (
     AttachState,
     Capture,
@@ -268,6 +269,8 @@ class CaptureRun:
 
         def write() -> WrittenTrace:
             events = list(self._outside.events())  # once they are read the layers say how well it went
+            if self.capture.phase.final:
+                raise UnavailableError("it was cancelled.")
             return self._tools.write(
                 self._place,
                 frames=frames,
@@ -379,8 +382,11 @@ class CaptureRun:
         if not self.capture.phase.final or not self._left():
             return
         self._remove_folder()
-        merging, self._merging = self._merging, None
-        if merging is not None and not merging.error and self.capture.phase is not CapturePhase.DONE:
+        merging = self._merging
+        if merging is None or not merging.done:
+            return
+        self._merging = None
+        if not merging.error and self.capture.phase is not CapturePhase.DONE:
             self._place.unlink(missing_ok=True)
 
     def _remove_folder(self) -> None:

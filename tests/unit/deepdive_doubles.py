@@ -136,6 +136,8 @@ class FakeCollector:
 
     def events(self) -> Iterator[LayerEvent]:
         self._do("events")
+        if self.world.hold_events is not None:
+            self.world.hold_events.wait(60)
         yield LayerEvent(self.name, "instant", "switch", START, 0, 4242, 77, {})
 
     def after(self) -> Layer:
@@ -160,6 +162,7 @@ class World:
         self.spares: list[str] = []
         self.write_fails = False
         self.hold: threading.Event | None = None
+        self.hold_events: threading.Event | None = None
         self.dives: list[FakeDive] = []
         self.collectors: list[FakeCollector] = []
         self.folders: list[Path] = []

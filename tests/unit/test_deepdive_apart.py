@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,30 @@ def test_it_is_begun_once_and_ended_when_nothing_is_to_be_merged(apart: Apart) -
     (waiting,) = children() - before
     apart.end()
     wait_for(lambda: gone(waiting), "its end")
+
+
+def test_one_that_writes_is_stopped_and_leaves_no_file(apart: Apart, tmp_path: Path) -> None:
+    before = children()
+    apart.begin()
+    (waiting,) = children() - before
+    os.kill(waiting, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(write, apart.write, tmp_path / "x.json")
+        wait_for(lambda: apart._spare is None, "being asked")
+        apart.end()
+        os.kill(waiting, signal.SIGCONT)
+        with pytest.raises(UnavailableError, match="the process that merges failed"):
+            asked.result(30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_its_end_nothing_is_written_until_it_is_begun_again(apart: Apart, tmp_path: Path) -> None:
+    apart.end()
+    with pytest.raises(UnavailableError, match="cancelled"):
+        write(apart.write, tmp_path / "x.json")
+    apart.begin()
+    write(apart.write, tmp_path / "x.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_it_does_not_outlive_who_began_it() -> None:

@@ -600,6 +600,27 @@ def test_a_write_that_is_under_way_is_finished_when_the_session_closes(world: Wo
     assert said == (f"captured to {world.written[0]['target']}",)
 
 
+def test_a_capture_cancelled_while_the_collectors_are_read_is_not_written(world: World) -> None:
+    world.deepdive._tools = replace(world.deepdive._tools, threads=True)
+    world.hold_events = threading.Event()
+    world.start()
+    phase = CapturePhase.PREPARING
+    while phase is not CapturePhase.MERGING:
+        capture = world.tick(1)
+        assert capture is not None
+        phase = capture.phase
+        time.sleep(0.001)
+    world.deepdive.cancel()
+    world.tick(1, idle_s=run.LEAVE_NS / SECOND + 1)
+    assert world.deepdive.disturbs
+    world.hold_events.set()
+    until = time.monotonic() + 10
+    while world.deepdive.disturbs and time.monotonic() < until:
+        world.tick(1)
+        time.sleep(0.001)
+    assert (world.written, list(world.directory.iterdir())) == ([], [])
+
+
 def test_links_that_left_are_not_captured(tmp_path: Path) -> None:
     gone = SimpleNamespace(**{**vars(make_link(4242)), "state": "detached"})
     world = World(tmp_path, links=[gone])
