@@ -636,6 +636,9 @@ def test_what_a_killed_prismtop_left_behind_is_removed(
     dead, alive = tmp_path / "prismtop-deepdive-4194305-x", tmp_path / f"prismtop-deepdive-{os.getpid()}-x"
     for folder in (dead, alive, tmp_path / "prismtop-deepdive-mine"):
         folder.mkdir()
+    dangling = tmp_path / "prismtop-deepdive-4194306-x"
+    dangling.symlink_to("nowhere")
     made = scratch()
-    assert {each.name for each in tmp_path.iterdir()} == {alive.name, made.name, "prismtop-deepdive-mine"}
+    left = {alive.name, made.name, dangling.name, "prismtop-deepdive-mine"}
+    assert {each.name for each in tmp_path.iterdir()} == left
     assert made.stat().st_mode & 0o777 == 0o700
