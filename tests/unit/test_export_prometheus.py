@@ -370,6 +370,8 @@ def test_a_push_carries_counters_and_histograms_as_they_are() -> None:
     points = metrics["prismtop_batch_duration_seconds"].histogram.data_points
     assert sorted(point.count for point in points) == [1, 1]
     assert list(points[0].explicit_bounds) == list(STEP_BOUNDS_S)
+    assert not points[0].HasField("min")
+    assert not points[0].HasField("max")
     units = {
         name: metrics[f"prismtop_{name}"].unit
         for name in ("batch_duration_seconds", "gpu_busy_ratio", "gpu_memory_used_bytes", "gpu_power_watts")
