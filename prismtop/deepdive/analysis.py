@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-from prismtop.deepdive.activity import Kind
+from prismtop.deepdive.activity import Kind, only_first
 from prismtop.deepdive.breakdown import NO_DEVICE, ProcessTime
 from prismtop.deepdive.findings import findings
 from prismtop.deepdive.intervals import Times
@@ -85,7 +85,7 @@ class DeepAnalysis:
         kernels, copies, collectives: by total time; empty without device events.
         operators: by total self time.
         ranks: of traces with several processes, by rank.
-        findings: sentences on what the batches' time was.
+        findings: sentences on what the batches' time was, and on what was left out.
         late: the late rank, a sentence; empty when there is none or it cannot be told.
         reason: why there is no device time; empty when there is.
     """
@@ -146,7 +146,7 @@ def analyse(timelines: Sequence[Timeline], batches: Iterable[Batch]) -> DeepAnal
         collectives=_largest(tables["collectives"]),
         operators=_largest(tables["operators"]),
         ranks=ranks if len(ranks) > 1 else (),
-        findings=findings(found),
+        findings=(*findings(found), *([only_first()] if any(one.full for one in timelines) else ())),
         late=_late(ranks),
         reason="" if any(one.has_devices for one in timelines) else NO_DEVICE,
     )

@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from prismtop.deepdive.activity import only_first
 from prismtop.deepdive.findings import findings
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.lines import Lines, LineWriter
@@ -161,6 +162,8 @@ class _Merger:
                 source.name_threads()
             if survey.outside:
                 self._notes.append(f"pid {source.pid}: {survey.outside} spans lie far outside of the capture")
+            if survey.activities.full:
+                self._notes.append(f"pid {source.pid}: {only_first()}")
             self._counts.update(survey.counts)
             kept.append(source)
             self._surveys.append(survey)

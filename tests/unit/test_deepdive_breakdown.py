@@ -384,6 +384,23 @@ def test_equal_ranks_have_no_late_one(tmp_path: Path) -> None:
     assert analysis_of(ranks(tmp_path, late_compute=0)).late == ""
 
 
+def test_spans_that_are_left_out_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = cuda_profile()
+    whole = merged(tmp_path, made)
+    monkeypatch.setattr("prismtop.deepdive.activity.MAX_ROWS", 60)
+    deep = of_trace(load([whole]))
+    assert deep is not None
+    assert "only the first 60 spans were used" in deep.findings
+    written = write_trace(
+        tmp_path / "less.json",
+        frames=frames_of(BATCHES),
+        fetched=[Fetched(made.pid, tmp_path / "profile.json")],
+        layers=(),
+        capture=make_capture(),
+    )
+    assert f"pid {PID}: only the first 60 spans were used" in written.notes
+
+
 def test_a_capture_says_in_words_what_the_time_of_its_batches_was(tmp_path: Path) -> None:
     made = cuda_profile()
     waits = [
