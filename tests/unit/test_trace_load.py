@@ -73,6 +73,14 @@ def test_a_recording_that_another_tool_wrote_anew_is_still_ours(tmp_path: Path, 
     assert list(second.batches()) == list(first.batches())
 
 
+def test_a_recording_that_another_tool_wrote_with_a_nan_opens(tmp_path: Path, cache: Cache) -> None:
+    plain = recording(tmp_path / "a.json", frames(30))
+    events = json.loads(plain.read_text().rstrip().rstrip(",") + "]")
+    next(event for event in events if event.get("cat") == "counter")["args"]["more"] = [float("nan")]
+    again = write(tmp_path / "b.json", json.dumps(events))
+    assert list(load([again], cache).batches()) == list(load([plain], cache).batches())
+
+
 def test_cut_anywhere_in_its_last_lines_a_recording_gives_the_batches_before(
     tmp_path: Path, cache: Cache
 ) -> None:
