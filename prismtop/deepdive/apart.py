@@ -25,7 +25,7 @@ from prismtop.errors import PrismtopError, UnavailableError
 from prismtop.model import Capture, Frame
 from prismtop.one_thread import ONE_THREAD
 from prismtop.safe_text import safe_text
-from prismtop.sources.deep_link import FetchedDeep
+from prismtop.sources.deep_fetched import FetchedDeep
 
 NICE = 5
 """The engine comes first. Where Linux leaves ordinary processes waiting, one that was raised stays so."""

@@ -11,7 +11,7 @@ from prismtop.deepdive.layer import Collector, LayerEvent
 from prismtop.deepdive.merge import WrittenTrace
 from prismtop.deepdive.process import OpenDive
 from prismtop.model import Capture, CaptureRequest, Frame
-from prismtop.sources.deep_link import FetchedDeep
+from prismtop.sources.deep_fetched import FetchedDeep
 
 
 class Write(Protocol):

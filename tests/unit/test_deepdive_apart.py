@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.merge import write_trace
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.model import Capture, CapturePhase, CaptureRequest
+from prismtop.sources.deep_fetched import FetchedDeep
 from tests.factories import make_frame
 from tests.unit.outside_processes import gone, wait_for
 
@@ -114,6 +116,18 @@ def test_after_its_end_nothing_is_written_until_it_is_begun_again(apart: Apart, 
     apart.begin()
     write(apart.write, tmp_path / "x.json")
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_it_brings_nothing_of_how_a_process_is_entered() -> None:
+    """All of that would be read from disk and run between the window and its trace."""
+    fetched = pickle.dumps(FetchedDeep(1, Path("profile"), None))
+    program = (
+        "import pickle, sys\nfrom prismtop.deepdive import apart\napart._preload()\n"
+        f"pickle.loads({fetched!r})\n"
+        "print([name for name in sys.modules if name.startswith(('prismtop.attach', 'prismtop.probe'))])"
+    )
+    made = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (made.stdout.strip(), made.stderr) == ("[]", "")
 
 
 def test_it_does_not_outlive_who_began_it() -> None:
