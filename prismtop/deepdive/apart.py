@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prismtop.deepdive.layer import LayerEvent
-from prismtop.deepdive.merge import WrittenTrace, write_trace
+from prismtop.deepdive.merge import WrittenTrace, stripped, write_trace
 from prismtop.errors import PrismtopError, UnavailableError
 from prismtop.model import Capture, Frame
 from prismtop.one_thread import ONE_THREAD
@@ -80,7 +80,8 @@ class Apart:
             PrismtopError: as `write_trace`; or the process died, or was ended.
             OSError: it cannot be started.
         """
-        given = pickle.dumps((target, frames, fetched, list(layers), capture), pickle.HIGHEST_PROTOCOL)
+        parts = (target, stripped(frames), fetched, list(layers), capture)
+        given = pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
         process = self._taken()
         try:
             return process.ask(given)

@@ -28,7 +28,7 @@ from prismtop.deepdive.sources import (
 from prismtop.deepdive.survey import Survey, survey_of
 from prismtop.deepdive.tracks import CaptureTracks, native_threads
 from prismtop.errors import PrismtopError, UnavailableError
-from prismtop.model import Capture, Frame, Layer, LayerState
+from prismtop.model import Capture, EngineMetrics, Frame, Layer, LayerState
 from prismtop.safe_text import safe_text
 from prismtop.trace.events import Encoder
 from prismtop.trace.metadata import json_object
@@ -257,6 +257,19 @@ class _Merger:
             for (name, owner), count in self._counts.items()
             if name == layer.name and layer.pid in (0, owner)
         )
+
+
+def stripped(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames without what only a screen shows: most of them, by size, and no part of a trace."""
+    bare = [
+        replace(
+            frame,
+            batches=(), throughput=None, metrics=EngineMetrics(), model=None, slo=None, counter_history={},
+            recording=None, replay=None, capture=None,
+        )
+        for frame in frames
+    ]  # fmt: skip
+    return [*bare[:1], *(replace(frame, alerts=(), counters=()) for frame in bare[1:])]
 
 
 def _with_state(frame: Frame) -> Frame:
