@@ -171,14 +171,16 @@ class CaptureRun:
             self._on_armed(frame)
         elif self._took_ns() > PREPARE_NS:
             self.end(CapturePhase.FAILED, "preparing it took too long: this machine is very busy.")
+        else:
+            self._collect(self._busy)
 
-    def _on_armed(self, frame: Frame) -> None:
-        """All are posted in one tick; the collectors outside are there first, while the engine is busy."""
-        busy = self._now_ns - self._busy_ns < BUSY_NS
-        begun = self.begun
-        if begun and self._begun_ns is None:
-            self._begun_ns = self._now_ns
-        if busy or begun:
+    @property
+    def _busy(self) -> bool:
+        return self._now_ns - self._busy_ns < BUSY_NS
+
+    def _collect(self, wanted: bool) -> None:
+        """The collectors run while the engine is busy, or something has begun in it."""
+        if wanted:
             self._outside.start()
         elif self._outside.running:
             self._outside.stop()
@@ -186,6 +188,13 @@ class CaptureRun:
             self._collect_ns = None
         elif self._collect_ns is None:
             self._collect_ns = self._now_ns
+
+    def _on_armed(self, frame: Frame) -> None:
+        """All are posted in one tick; the collectors outside are there first, while the engine is busy."""
+        busy, begun = self._busy, self.begun
+        if begun and self._begun_ns is None:
+            self._begun_ns = self._now_ns
+        self._collect(busy or begun)
         late = self._collect_ns is None or self._now_ns - self._collect_ns > COLLECTING_NS
         if frame.state is AttachState.LIVE and (self._outside.collecting or late):
             for each in self.processes:

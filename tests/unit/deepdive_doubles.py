@@ -69,6 +69,8 @@ class FakeDive:
 
     def prepare(self) -> None:
         self.calls.append("prepare")
+        if self.world.hold_prepare is not None:
+            self.world.hold_prepare.wait(60)
         self.warnings.append("it compiles the capture itself")
         if self.world.prepare_fails:
             raise UnavailableError("no interpreter like its own is at hand.")
@@ -163,6 +165,7 @@ class World:
         self.write_fails = False
         self.hold: threading.Event | None = None
         self.hold_events: threading.Event | None = None
+        self.hold_prepare: threading.Event | None = None
         self.dives: list[FakeDive] = []
         self.collectors: list[FakeCollector] = []
         self.folders: list[Path] = []

@@ -207,6 +207,23 @@ def test_after_a_long_wait_too_the_collectors_are_there_first(world: World) -> N
     assert world.dives[-1].calls == ["prepare", "start"]
 
 
+@pytest.mark.parametrize("idle_s", [0.0, 5.0])
+def test_in_a_busy_engine_collectors_begin_while_it_is_prepared(world: World, idle_s: float) -> None:
+    world.deepdive._tools = replace(world.deepdive._tools, threads=True)
+    world.hold_prepare = threading.Event()
+    world.tick(0, idle_s=idle_s)
+    world.start()
+    capture = world.tick(0)
+    assert capture is not None
+    assert capture.phase is CapturePhase.PREPARING
+    until = time.monotonic() + (5 if not idle_s else 0.1)
+    while not any(each.calls for each in world.collectors) and time.monotonic() < until:
+        time.sleep(0.001)
+    assert [each.calls for each in world.collectors if each.calls] == ([] if idle_s else [["start"]])
+    world.hold_prepare.set()
+    world.deepdive.close()
+
+
 def test_collectors_that_do_not_begin_are_not_waited_for_long(world: World) -> None:
     world.collector_slow = True
     world.start()
