@@ -99,6 +99,11 @@ class Activities:
         return made
 
 
+def only_first() -> str:
+    """What a person should know where spans were left out, beyond `MAX_ROWS`."""
+    return f"only the first {MAX_ROWS} spans were used"
+
+
 @dataclass(frozen=True)
 class PartOfTrace:
     """One collection of spans: their times, which of them count, and whose tracks they lie on."""

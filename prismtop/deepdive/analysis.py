@@ -18,7 +18,7 @@ from statistics import median
 
 import numpy as np
 
-from prismtop.deepdive.activity import Kind
+from prismtop.deepdive.activity import Kind, only_first
 from prismtop.deepdive.breakdown import NO_DEVICE, ProcessTime
 from prismtop.deepdive.findings import findings
 from prismtop.deepdive.intervals import Times
@@ -79,17 +79,20 @@ class DeepAnalysis:
     Attributes:
         batches: batches that were broken down.
         parts: sums over them by stage, `` for whole batches; see `Part`.
+        unknown: how many of them have no such figure, by stage and attribute of `HostTime`: its sum is over
+            the others.
         bounds: how many batches are limited by what.
         kernels, copies, collectives: by total time; empty without device events.
         operators: by total self time.
         ranks: of traces with several processes, by rank.
-        findings: sentences on what the batches' time was.
+        findings: sentences on what the batches' time was, and on what was left out.
         late: the late rank, a sentence; empty when there is none or it cannot be told.
         reason: why there is no device time; empty when there is.
     """
 
     batches: int
     parts: Mapping[str, Part]
+    unknown: Mapping[tuple[str, str], int]
     bounds: Mapping[Bound, int]
     kernels: tuple[NamedTime, ...]
     copies: tuple[NamedTime, ...]
@@ -136,13 +139,14 @@ def analyse(timelines: Sequence[Timeline], batches: Iterable[Batch]) -> DeepAnal
     return DeepAnalysis(
         batches=len(found),
         parts=sums(found),
+        unknown=_unknown(found),
         bounds=Tally(one.bound for one in found if one.bound is not None),
         kernels=_largest(tables["kernels"]),
         copies=_largest(tables["copies"]),
         collectives=_largest(tables["collectives"]),
         operators=_largest(tables["operators"]),
         ranks=ranks if len(ranks) > 1 else (),
-        findings=findings(found),
+        findings=(*findings(found), *([only_first()] if any(one.full for one in timelines) else ())),
         late=_late(ranks),
         reason="" if any(one.has_devices for one in timelines) else NO_DEVICE,
     )
@@ -185,7 +189,7 @@ def operators(timeline: Timeline) -> list[NamedTime]:
 
 
 def sums(found: Sequence[Breakdown]) -> dict[str, Part]:
-    """Parts of the same stage added up. A host figure that one of them does not have is None."""
+    """Parts of the same stage added up. A host figure that none of them has is None."""
     made: dict[str, list[Part]] = {}
     for one in found:
         for part in one.parts:
@@ -208,7 +212,17 @@ def _sum(parts: Sequence[Part]) -> Part:
 
 def _known_sum(values: Sequence[int | None]) -> int | None:
     known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
+    return sum(known) if known else None
+
+
+def _unknown(found: Sequence[Breakdown]) -> Tally[tuple[str, str]]:
+    return Tally(
+        (part.stage, name)
+        for one in found
+        for part in one.parts
+        for name, value in vars(part.host).items()
+        if value is None
+    )
 
 
 def _largest(rows: Sequence[NamedTime]) -> tuple[NamedTime, ...]:

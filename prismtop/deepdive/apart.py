@@ -20,12 +20,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prismtop.deepdive.layer import LayerEvent
-from prismtop.deepdive.merge import WrittenTrace, write_trace
+from prismtop.deepdive.merge import WrittenTrace, stripped, write_trace
 from prismtop.errors import PrismtopError, UnavailableError
 from prismtop.model import Capture, Frame
 from prismtop.one_thread import ONE_THREAD
 from prismtop.safe_text import safe_text
-from prismtop.sources.deep_link import FetchedDeep
+from prismtop.sources.deep_fetched import FetchedDeep
 
 NICE = 5
 """The engine comes first. Where Linux leaves ordinary processes waiting, one that was raised stays so."""
@@ -38,19 +38,30 @@ class Apart:
     """`write_trace` in another process, which ends with this one. One trace at a time."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._spare: _Process | None = None
+        self._asked: _Process | None = None
+        self._ended = False
 
     def begin(self) -> None:
         """Start the process, which then waits; nothing when one waits already. Never raises: `write` says
         why it cannot be.
         """
-        if self._spare is None:
-            with contextlib.suppress(OSError):
-                self._spare = _Process()
+        with self._lock:
+            self._ended = False
+            if self._spare is None:
+                with contextlib.suppress(OSError):
+                    self._spare = _Process()
 
     def end(self) -> None:
-        """Let a process that waits end."""
-        spare, self._spare = self._spare, None
+        """Let a process that waits end, and stop one that writes: no file stays. Until `begin` comes again
+        nothing is written.
+        """
+        with self._lock:
+            self._ended = True
+            spare, self._spare = self._spare, None
+            if self._asked is not None:
+                self._asked.terminate()
         if spare is not None:
             spare.close()
 
@@ -66,19 +77,29 @@ class Apart:
         """As `write_trace`.
 
         Raises:
-            PrismtopError: as `write_trace`; or the process died.
+            PrismtopError: as `write_trace`; or the process died, or was ended.
             OSError: it cannot be started.
         """
-        given = pickle.dumps((target, frames, fetched, list(layers), capture), pickle.HIGHEST_PROTOCOL)
-        spare, self._spare = self._spare, None
-        if spare is not None and not spare.alive:
-            spare.close()
-            spare = None
-        process = spare or _Process()
+        parts = (target, stripped(frames), fetched, list(layers), capture)
+        given = pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
+        process = self._taken()
         try:
             return process.ask(given)
         finally:
+            with self._lock:
+                self._asked = None
             process.close()
+
+    def _taken(self) -> _Process:
+        with self._lock:
+            if self._ended:
+                raise UnavailableError("it was cancelled.")
+            spare, self._spare = self._spare, None
+            if spare is not None and not spare.alive:
+                spare.close()
+                spare = None
+            self._asked = spare or _Process()
+            return self._asked
 
 
 class _Process:
@@ -122,6 +143,9 @@ class _Process:
         message, fix, number = result
         raise PrismtopError(message, exit_code=number, fix=fix)
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
     def close(self) -> None:
         os.close(self._said)
         for stream in (self._process.stdin, self._process.stdout):
@@ -146,14 +170,20 @@ def main() -> None:
         return
     threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     target, frames, fetched, layers, capture = pickle.loads(given)
+    new = not os.path.lexists(target)
     try:
-        written = write_trace(target, frames=frames, fetched=fetched, layers=layers, capture=capture)
-    except PrismtopError as error:
-        result: object = (error.message, error.fix, error.exit_code)
-    else:
-        result = written
-    sys.stdout.buffer.write(pickle.dumps(result))
-    sys.stdout.buffer.flush()
+        try:
+            written = write_trace(target, frames=frames, fetched=fetched, layers=layers, capture=capture)
+        except PrismtopError as error:
+            result: object = (error.message, error.fix, error.exit_code)
+        else:
+            result = written
+        sys.stdout.buffer.write(pickle.dumps(result))
+        sys.stdout.buffer.flush()
+    except SystemExit:  # asked to end when the file had its name, but nobody had heard of that
+        if new:
+            target.unlink(missing_ok=True)
+        raise
 
 
 def _preload() -> None:
@@ -172,3 +202,4 @@ def _end_with(asked: int) -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # all is written: the one who asked waits for the end, which takes the interpreter 20 ms

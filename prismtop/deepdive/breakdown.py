@@ -116,7 +116,7 @@ class ProcessTime:
         self._unrecorded = rows.of(Kind.UNRECORDED).covered
         self._gc = collected.covered if len(collected) or "gc" in timeline.layers else None
         self._host = _host_sets(host)
-        self._scheduled = len(host.of(Kind.ON_CPU, Kind.RUNQUEUE)) > 0
+        self._scheduled = _reach(rows) if len(host.of(Kind.ON_CPU, Kind.RUNQUEUE)) else None
         self._on_cpu, self._runqueue = host.of(Kind.ON_CPU).covered, host.of(Kind.RUNQUEUE).covered
         self._launches = host.of(Kind.LAUNCH).start
         self._launch_ends = host.of(Kind.LAUNCH).end
@@ -165,20 +165,24 @@ class ProcessTime:
         ]
 
     def _host_times(self, places: _Places) -> list[HostTime]:
-        columns: dict[str, list[int]] = {}
+        columns: dict[str, Sequence[int | None]] = {}
         if self._host is not None:
-            columns = {name: places.within(covered) for name, covered in self._host.items()}
-            known = map(sum, zip(*columns.values(), strict=True))
+            parts = {name: places.within(covered) for name, covered in self._host.items()}
+            columns.update(parts)
+            known = map(sum, zip(*parts.values(), strict=True))
             columns["other_ns"] = [wall - part for wall, part in zip(places.walls, known, strict=True)]
             columns["launches"] = places.counted(self._launches)
         if self._gc is not None:
             columns["gc_ns"] = places.within(self._gc)
-        if self._scheduled:
-            waited = columns["runqueue_ns"] = places.within(self._runqueue)
+        if self._scheduled is not None:
+            seen = places.lie_in(self._scheduled)
+            waited = places.within(self._runqueue)
+            columns["runqueue_ns"] = [ns if own else None for ns, own in zip(waited, seen, strict=True)]
             if self._on_cpu.total:
                 ran = places.within(self._on_cpu)
                 columns["off_cpu_ns"] = [
-                    max(0, w - a - b) for w, a, b in zip(places.walls, ran, waited, strict=True)
+                    max(0, w - a - b) if own else None
+                    for w, a, b, own in zip(places.walls, ran, waited, seen, strict=True)
                 ]
         return [
             HostTime(**{name: values[n] for name, values in columns.items()})
@@ -259,6 +263,12 @@ def _host_sets(rows: Columns) -> dict[str, Intervals] | None:
     }
 
 
+def _reach(rows: Columns) -> Span | None:
+    """From when to when the scheduler's layer tells of a process: it may begin late, or end early."""
+    told = rows.of(Kind.ON_CPU, Kind.RUNQUEUE)
+    return (int(told.start.min()), int(told.end.max())) if len(told) else None
+
+
 def _together(a: DeviceTime, b: DeviceTime) -> DeviceTime:
     sums = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(DeviceTime)}
     return DeviceTime(**{**sums, "longest_gap_ns": max(a.longest_gap_ns, b.longest_gap_ns)})
@@ -282,6 +292,10 @@ class _Places:
     def within(self, covered: Intervals) -> list[int]:
         """How much of a set lies in each list."""
         return self._total(covered.within(self._starts, self._ends))
+
+    def lie_in(self, whole: Span) -> list[bool]:
+        """Whether each list does."""
+        return [all(whole[0] <= start and end <= whole[1] for start, end in own) for own in self.spans]
 
     def counted(self, at: Times) -> list[int]:
         """How many of the times, in order, lie in each list."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from prismtop.deepdive.outside import combined, planned
 from prismtop.deepdive.place import place_for
 from prismtop.deepdive.process import Captured, model_links, opened
-from prismtop.deepdive.run import PAST_NS, CaptureRun, Tools, outer_layers
+from prismtop.deepdive.run import PAST_NS, CaptureRun, outer_layers
+from prismtop.deepdive.tools import Tools
 from prismtop.errors import UnavailableError, UsageError
 from prismtop.model import AttachState, Capture, CapturePhase, CaptureRequest, Frame
 from prismtop.safe_text import safe_text

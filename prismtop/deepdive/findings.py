@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from prismtop.model import Bound, Breakdown, Part
 
@@ -44,28 +44,18 @@ def findings(breakdowns: Sequence[Breakdown]) -> tuple[str, ...]:
 def _shares(wholes: Sequence[Part]) -> Iterator[str]:
     length = sum(part.wall_ns for part in wholes)
     many = len(wholes)
-    host = _together([vars(part.host) for part in wholes])
-    parts = [
-        f"{host[name] / many / 1e6:.2f} ms {text}"
-        for name, text in _HOST
-        if host.get(name, 0) > WORTH * length
-    ]
+    parts = []
+    for name, text in _HOST:
+        known = [part for part in wholes if vars(part.host)[name] is not None]
+        spent = sum(vars(part.host)[name] for part in known)
+        if spent > WORTH * sum(part.wall_ns for part in known):
+            parts.append(f"{spent / len(known) / 1e6:.2f} ms {text}")
     if parts:
         yield f"of an average batch of {length / many / 1e6:.2f} ms the model thread is " + ", ".join(parts)
     devices = [vars(part.device) for part in wholes if part.device is not None]
     if len(devices) == many:
-        device = _together(devices)
+        device = {name: sum(one[name] for one in devices) for name in devices[0]}
         size = length * max(one["devices"] for one in devices)
         for name, text in _DEVICE:
             if device[name] > WORTH * size:
                 yield f"{text} for {100 * device[name] / size:.0f} % of the time"
-
-
-def _together(rows: Sequence[Mapping[str, int | None]]) -> dict[str, int]:
-    """Sums of what every row has."""
-    made: dict[str, int] = {}
-    for name in rows[0] if rows else ():
-        values = [value for row in rows if (value := row[name]) is not None]
-        if len(values) == len(rows):
-            made[name] = sum(values)
-    return made

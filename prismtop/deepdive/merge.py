@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
+from prismtop.deepdive.activity import only_first
 from prismtop.deepdive.findings import findings
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.lines import Lines, LineWriter
@@ -27,7 +28,7 @@ from prismtop.deepdive.sources import (
 from prismtop.deepdive.survey import Survey, survey_of
 from prismtop.deepdive.tracks import CaptureTracks, native_threads
 from prismtop.errors import PrismtopError, UnavailableError
-from prismtop.model import Capture, Frame, Layer, LayerState
+from prismtop.model import Capture, EngineMetrics, Frame, Layer, LayerState
 from prismtop.safe_text import safe_text
 from prismtop.trace.events import Encoder
 from prismtop.trace.metadata import json_object
@@ -161,6 +162,8 @@ class _Merger:
                 source.name_threads()
             if survey.outside:
                 self._notes.append(f"pid {source.pid}: {survey.outside} spans lie far outside of the capture")
+            if survey.activities.full:
+                self._notes.append(f"pid {source.pid}: {only_first()}")
             self._counts.update(survey.counts)
             kept.append(source)
             self._surveys.append(survey)
@@ -254,6 +257,19 @@ class _Merger:
             for (name, owner), count in self._counts.items()
             if name == layer.name and layer.pid in (0, owner)
         )
+
+
+def stripped(frames: Sequence[Frame]) -> list[Frame]:
+    """The frames without what only a screen shows: most of them, by size, and no part of a trace."""
+    bare = [
+        replace(
+            frame,
+            batches=(), throughput=None, metrics=EngineMetrics(), model=None, slo=None, counter_history={},
+            recording=None, replay=None, capture=None,
+        )
+        for frame in frames
+    ]  # fmt: skip
+    return [*bare[:1], *(replace(frame, alerts=(), counters=()) for frame in bare[1:])]
 
 
 def _with_state(frame: Frame) -> Frame:

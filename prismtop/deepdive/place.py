@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -53,8 +54,10 @@ def scratch() -> Path:
     folder = Path(tempfile.gettempdir())
     for left in folder.glob(f"{_SCRATCH}*"):
         found = _OF_PID.fullmatch(left.name)
-        if found and left.stat().st_uid == os.getuid() and not os.path.exists(f"/proc/{found[1]}"):
-            shutil.rmtree(left, ignore_errors=True)
+        if found and not os.path.exists(f"/proc/{found[1]}"):
+            with contextlib.suppress(OSError):  # anybody may put a name there, and remove it meanwhile
+                if os.lstat(left).st_uid == os.getuid():
+                    shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=folder))
 
 

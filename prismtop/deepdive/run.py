@@ -5,30 +5,28 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from prismtop.deepdive import slowdown
 from prismtop.deepdive.cost import Cost
 from prismtop.deepdive.idle import IdleEnd
 from prismtop.deepdive.job import Job
-from prismtop.deepdive.layer import Collector, LayerEvent
 from prismtop.deepdive.merge import WrittenTrace
 from prismtop.deepdive.outside import Outside, combined
 from prismtop.deepdive.place import scratch
-from prismtop.deepdive.process import BEFORE_WINDOW, Captured, OpenDive
+from prismtop.deepdive.process import BEFORE_WINDOW, Captured
+from prismtop.deepdive.tools import Tools
+from prismtop.errors import UnavailableError
 from prismtop.model import (
     AttachState,
     Capture,
     CapturePhase,
-    CaptureRequest,
     Frame,
     Layer,
     LayerState,
 )
 from prismtop.session import CounterSource
-from prismtop.sources.deep_link import FetchedDeep
 
 SECOND = 1_000_000_000
 PAST_NS = 5 * SECOND
@@ -49,42 +47,6 @@ COLLECTORS_NS = 10 * SECOND
 """So long they may take to end once the processes' own parts have."""
 MERGE_NS = 300 * SECOND
 LEAVE_NS = 15 * SECOND
-
-
-class Write(Protocol):
-    """`prismtop.deepdive.merge.write_trace`."""
-
-    def __call__(
-        self,
-        target: Path,
-        *,
-        frames: Sequence[Frame],
-        fetched: Sequence[FetchedDeep],
-        layers: Iterable[LayerEvent],
-        capture: Capture,
-    ) -> WrittenTrace:
-        """Write one trace out of everything."""
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a capture is made with; tests have others.
-
-    Attributes:
-        open_dive: makes a `DeepLink`.
-        collectors: makes those outside the target.
-        write: merges.
-        begin: something will be to merge soon; in the session's thread, quick, any number of times.
-        end: nothing will.
-        threads: whether jobs get threads; without, they end before they are begun.
-    """
-
-    open_dive: OpenDive
-    collectors: Callable[[Sequence[int], Mapping[int, int], CaptureRequest], Sequence[Collector]]
-    write: Write
-    begin: Callable[[], None] = lambda: None
-    end: Callable[[], None] = lambda: None
-    threads: bool = True
 
 
 class CaptureRun:
@@ -118,6 +80,8 @@ class CaptureRun:
         self._window_from_ns: int | None = None
         self._seen = 0
         self._fast_ns = 0
+        self._begun_ns: int | None = None
+        self._collect_ns: int | None = None
         pids = [each.pid for each in processes]
         make = lambda: tools.collectors(pids, hot, capture.request)  # noqa: E731
         self._outside = Outside(make, self._spawn)
@@ -207,16 +171,31 @@ class CaptureRun:
             self._on_armed(frame)
         elif self._took_ns() > PREPARE_NS:
             self.end(CapturePhase.FAILED, "preparing it took too long: this machine is very busy.")
+        else:
+            self._collect(self._busy)
 
-    def _on_armed(self, frame: Frame) -> None:
-        """All are posted in one tick; the collectors outside are there first, while the engine is busy."""
-        busy = self._now_ns - self._busy_ns < BUSY_NS
-        begun = self.begun
-        if busy or begun:
+    @property
+    def _busy(self) -> bool:
+        return self._now_ns - self._busy_ns < BUSY_NS
+
+    def _collect(self, wanted: bool) -> None:
+        """The collectors run while the engine is busy, or something has begun in it."""
+        if wanted:
             self._outside.start()
         elif self._outside.running:
             self._outside.stop()
-        late = self._took_ns() > COLLECTING_NS
+        if not self._outside.running:
+            self._collect_ns = None
+        elif self._collect_ns is None:
+            self._collect_ns = self._now_ns
+
+    def _on_armed(self, frame: Frame) -> None:
+        """All are posted in one tick; the collectors outside are there first, while the engine is busy."""
+        busy, begun = self._busy, self.begun
+        if begun and self._begun_ns is None:
+            self._begun_ns = self._now_ns
+        self._collect(busy or begun)
+        late = self._collect_ns is None or self._now_ns - self._collect_ns > COLLECTING_NS
         if frame.state is AttachState.LIVE and (self._outside.collecting or late):
             for each in self.processes:
                 if not each.posted:
@@ -230,13 +209,10 @@ class CaptureRun:
             self._window_from_ns = self._now_ns
             self._to(CapturePhase.CAPTURING)
             self._on_capturing(frame)
-        elif self._took_ns() > (START_NS if begun else ARMED_NS):
-            why = (
-                "its profiler did not start in a minute."
-                if begun
-                else "the engine had no request in ten minutes."
-            )
-            self.end(CapturePhase.FAILED, why)
+        elif self._begun_ns is not None and self._now_ns - self._begun_ns > START_NS:
+            self.end(CapturePhase.FAILED, "its profiler did not start in a minute.")
+        elif not begun and self._took_ns() > ARMED_NS:
+            self.end(CapturePhase.FAILED, "the engine had no request in ten minutes.")
         if begun or busy:
             self._fast_counters()
 
@@ -302,6 +278,8 @@ class CaptureRun:
 
         def write() -> WrittenTrace:
             events = list(self._outside.events())  # once they are read the layers say how well it went
+            if self.capture.phase.final:
+                raise UnavailableError("it was cancelled.")
             return self._tools.write(
                 self._place,
                 frames=frames,
@@ -413,8 +391,11 @@ class CaptureRun:
         if not self.capture.phase.final or not self._left():
             return
         self._remove_folder()
-        merging, self._merging = self._merging, None
-        if merging is not None and not merging.error and self.capture.phase is not CapturePhase.DONE:
+        merging = self._merging
+        if merging is None or not merging.done:
+            return
+        self._merging = None
+        if not merging.error and self.capture.phase is not CapturePhase.DONE:
             self._place.unlink(missing_ok=True)
 
     def _remove_folder(self) -> None:

@@ -56,6 +56,7 @@ class Timeline:
         ranks: rank by pid, where it is known.
         instead: who had the core while a thread was ready: nanoseconds by (pid, native thread id), by name.
         windows: (first, last) sync marker of a process's profile, which goes on for longer than its spans do.
+        full: whether spans were left out, because there are too many.
     """
 
     columns: Columns
@@ -65,6 +66,7 @@ class Timeline:
     ranks: Mapping[int, int] = field(default_factory=dict)
     windows: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     instead: Mapping[tuple[int, int], Mapping[str, int]] = field(default_factory=dict)
+    full: bool = False
 
     @cached_property
     def pids(self) -> tuple[int, ...]:
@@ -103,8 +105,10 @@ def timeline_of(
     """Put collections together; spans that cannot be added up (kind OTHER) are left out."""
     names: list[str] = []
     made: list[Columns] = []
+    full = False
     for part in parts:
         rows = part.activities
+        full |= rows.full
         kind = np.frombuffer(rows.kind, np.int8).astype(np.int64)
         keep = part.good & (kind != Kind.OTHER)
         track = np.frombuffer(rows.track, np.int32)
@@ -125,6 +129,7 @@ def timeline_of(
         ranks or {},
         windows or {},
         instead or {},
+        full,
     )
 
 

@@ -105,9 +105,10 @@ def parts_tables(deep: DeepAnalysis) -> Iterator[tuple[str, tuple[str, ...], Row
     many = max(1, deep.batches)
     rows: Rows = []
     for stage, part in deep.parts.items():
-        times = (_ms(vars(part.host)[field], many) for _, field in _HOST)
+        known = {name: max(1, many - deep.unknown.get((stage, name), 0)) for name in vars(part.host)}
+        times = (_ms(vars(part.host)[field], known[field]) for _, field in _HOST)
         calls = part.host.launches
-        each = MISSING if calls is None else f"{calls / many:.1f}"
+        each = MISSING if calls is None else f"{calls / known['launches']:.1f}"
         rows.append((stage or "all", _ms(part.wall_ns, many), *times, each))
     header = ("stage", "length", *(label for label, _ in _HOST), "launches")
     yield "model thread, ms in an average batch (of these: gc, run queue, off CPU)", header, rows
@@ -170,7 +171,7 @@ def deep_object(deep: DeepAnalysis) -> dict[str, Any]:
     made: dict[str, Any] = {
         "batches": deep.batches,
         "bounds": {bound.value: count for bound, count in sorted(deep.bounds.items())},
-        "parts_ms": {stage or "all": _part_object(part) for stage, part in deep.parts.items()},
+        "parts_ms": {stage or "all": _part_object(part, deep.unknown) for stage, part in deep.parts.items()},
     }
     for name, _ in TABLES:
         made[name] = [
@@ -192,13 +193,20 @@ def deep_object(deep: DeepAnalysis) -> dict[str, Any]:
     return made
 
 
-def _part_object(part: Part) -> dict[str, Any]:
+def _part_object(part: Part, unknown: Mapping[tuple[str, str], int]) -> dict[str, Any]:
     host = {
         name.removesuffix("_ns"): round(value / 1e6, 6) if name.endswith("_ns") else value
         for name, value in vars(part.host).items()
         if value is not None
     }
     made: dict[str, Any] = {"wall": round(part.wall_ns / 1e6, 6), "host": host}
+    partly = {
+        name.removesuffix("_ns"): unknown[part.stage, name]
+        for name, value in vars(part.host).items()
+        if value is not None and unknown.get((part.stage, name))
+    }
+    if partly:
+        made["unknown_batches"] = partly
     if part.device is not None:
         made["device"] = {
             name.removesuffix("_ns"): round(value / 1e6, 6) if name.endswith("_ns") else value

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from prismtop.counters.align import is_current
 from prismtop.counters.catalogue import CATALOGUE, labels_of
-from prismtop.model import Alert, Batch, Frame, Lost, Origin, Recording, Request, Verdict
+from prismtop.model import Alert, AttachState, Batch, Frame, Lost, Origin, Recording, Request, Verdict
 from prismtop.safe_text import safe_text
 
 PREFIX = "prismtop_"
@@ -24,6 +24,9 @@ STEP_BOUNDS_S = (
     0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 STAGE_BOUNDS_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+TOLD_NS = 10 * 10**9
+"""So long what a batch told of its engine counts as present. An engine that has nothing to do runs no batch
+which would say so, and its last one says that requests run."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -172,6 +175,7 @@ class Totals:
         self._histograms: dict[tuple[str, tuple[str, ...]], _Histogram] = {}
         self._counts: dict[tuple[str, tuple[str, ...]], float] = {}
         self._gauges: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._told: dict[tuple[str, tuple[str, ...]], tuple[int, float]] = {}
         self._known_alerts: set[int] = set()
         self._lost = Lost()
         self._frame: Frame | None = None
@@ -188,8 +192,10 @@ class Totals:
             self._count("prismtop_lost_records", (engine,), frame.lost.records - self._lost.records)
             self._lost = frame.lost
             self._alerts(engine, frame.changed_alerts, frame.alerts)
+            attainment = ("prismtop_slo_attainment_ratio", (engine,))
+            self._gauges.pop(attainment, None)
             if frame.slo is not None and frame.slo.attainment is not None:
-                self._gauges["prismtop_slo_attainment_ratio", (engine,)] = frame.slo.attainment
+                self._gauges[attainment] = frame.slo.attainment
         return None
 
     def close(self) -> tuple[str, ...]:
@@ -197,17 +203,29 @@ class Totals:
         return ()
 
     def families(self, now_ns: int) -> list[Family]:
-        """Every metric that has a series now; counters only while they are current."""
+        """Every metric that has a series now; counters and what batches tell only while they are current."""
         with self._lock:
             frame = self._frame
             made: dict[str, list[tuple[Labels, float | Distribution]]] = {}
-            for (name, values), total in (*self._counts.items(), *self._gauges.items()):
+            told = {key: value for key, (_, value) in self._told.items() if self._present(key, now_ns)}
+            for (name, values), total in (*self._counts.items(), *self._gauges.items(), *told.items()):
                 made.setdefault(name, []).append((_labels(name, values), total))
             for (name, values), histogram in self._histograms.items():
                 shown = Distribution(histogram.bounds, tuple(histogram.counts), histogram.sum)
                 made.setdefault(name, []).append((_labels(name, values), shown))
         families = [Family(METRICS[name], tuple(series)) for name, series in made.items()]
         return families if frame is None else [*families, _session(frame), *_counters(frame, now_ns)]
+
+    def _present(self, key: tuple[str, tuple[str, ...]], now_ns: int) -> bool:
+        """Whether what a batch told still holds: it is recent, or nothing was left to do in a live engine."""
+        if now_ns - self._told[key][0] <= TOLD_NS:
+            return True
+        left = [
+            self._told.get((name, key[1]), (0, None))[1]
+            for name in ("prismtop_running_requests", "prismtop_waiting_requests")
+        ]
+        live = self._frame is not None and self._frame.state is AttachState.LIVE
+        return live and left[0] == 0 and not left[1]
 
     def _batch(self, engine: str, batch: Batch) -> None:
         pid, mode = str(batch.pid), batch.mode.value
@@ -221,7 +239,7 @@ class Totals:
             ("prismtop_kv_usage_ratio", work.kv_usage),
         ):
             if value is not None:
-                self._gauges[name, (engine, pid)] = float(value)
+                self._told[name, (engine, pid)] = (batch.end_ns, float(value))
         if batch.origin is Origin.SAMPLED:
             return  # its duration is a mean of many: no observation
         key = (engine, pid, mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prismtop.errors import UnavailableError
 from prismtop.export.metrics import Distribution, Family, Totals
@@ -134,8 +134,8 @@ def _converted(family: Family, started_ns: int, now_ns: int) -> SdkMetric:
                 sum=value.sum,
                 bucket_counts=list(value.counts),
                 explicit_bounds=list(value.bounds),
-                min=float("nan"),
-                max=float("nan"),
+                min=cast(float, None),  # not known: the message's fields are optional, and it takes None
+                max=cast(float, None),
             )
             for labels, value in family.series
             if isinstance(value, Distribution)

@@ -317,6 +317,7 @@ class Guest:
                 "gaps": self.operators.gaps if self.operators is not None else [],
                 "pauses": self.pauses.rows,
                 "count": len(times),
+                "full": calls is not None and bool(calls.full),
                 "names": names,
             }
             for data in (repr(head).encode() + b"\n", times.tobytes(), numbers.tobytes()):

@@ -37,6 +37,8 @@ def unpacked(packed: bytes) -> Iterator[bytes]:
         numbers.frombytes(body[8 * count : 16 * count])
         if len(times) != count or len(numbers) != count:
             raise ValueError("cut short")
+        if told["full"] and count:  # nothing was recorded from then on
+            end = abs(times[-1])
         for start, took, generation, collected, tid in pauses:
             args: dict[str, object] = {"generation": generation, "collected": collected}
             yield _line("gc", f"gc generation {generation}", start, took, tid, args)

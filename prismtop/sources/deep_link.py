@@ -20,6 +20,7 @@ from prismtop.probe.program import program
 from prismtop.safe_text import safe_text
 from prismtop.sources.deep_events import unpacked
 from prismtop.sources.deep_facts import DeepFacts, facts_of
+from prismtop.sources.deep_fetched import FetchedDeep
 from prismtop.sources.deep_files import created, free, opened, owner_here, swept
 from prismtop.sources.deep_finish import finish_idle
 from prismtop.sources.payload import compile_for
@@ -99,22 +100,6 @@ class DeepStatus:
     size: int = 0
     events_path: str = ""
     error: str = ""
-
-
-@dataclass(frozen=True)
-class FetchedDeep:
-    """The files of one process, here.
-
-    Attributes:
-        profile: PyTorch's own JSON (Chrome trace, CLOCK_REALTIME), with markers
-            `prismtop_sync_<mono>_<real>`.
-        events: JSON lines `{"layer":"python"|"gc","name":...,"t0":ns,"dur":ns,"tid":native id,"args":{...}}`,
-            times in integer ns of CLOCK_MONOTONIC.
-    """
-
-    pid: int
-    profile: Path | None
-    events: Path | None
 
 
 class DeepLink:

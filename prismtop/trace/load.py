@@ -17,16 +17,12 @@ from typing import NamedTuple
 from prismtop.errors import UsageError
 from prismtop.model import Alert, Batch, Clock, Counter, FirstToken, Group, Request, Stage, Target
 from prismtop.trace.cache import Cache
+from prismtop.trace.joined import SAME_CLOCK_NS, alert_id
 from prismtop.trace.own import Dropped, GroundTruth, LostSoFar, Said, SessionInfo, StateChange
 from prismtop.trace.story import Moment, Story, open_story
 
 _LAST = re.compile(r"^(.+)\.json(\.gz)?$")
 _ROTATED = re.compile(r"\.\d{4}$")
-SAME_CLOCK_NS = 10**9
-"""Sessions whose wall clock differs by less ran under one CLOCK_MONOTONIC: the rest is the clock's
-discipline."""
-
-
 PREROLL_BLOCKS = 2
 
 
@@ -108,8 +104,9 @@ class Trace:
         """Everything, with the time at which its session saw it, in that order, from `from_ns` on."""
         if len(self.stories) == 1:
             return self.stories[0].moments(from_ns)
+        bases = self._bases()
         streams = [
-            _shifted(story.moments(None if from_ns is None else from_ns - shift), shift)
+            _shifted(story.moments(None if from_ns is None else from_ns - shift), shift, story, bases)
             for story, shift in zip(self.stories, self.shifts, strict=True)
         ]
         return heapq.merge(*streams, key=lambda moment: moment[0])
@@ -138,12 +135,17 @@ class Trace:
 
     def alerts(self) -> tuple[Alert, ...]:
         """Alerts as they stood at the end, in order of opening."""
-        latest: dict[tuple[int, int], Alert] = {}
-        for number, (story, shift) in enumerate(zip(self.stories, self.shifts, strict=True)):
-            for _, noun in story.marks():
+        latest: dict[int, Alert] = {}
+        bases = self._bases()
+        for story, shift in zip(self.stories, self.shifts, strict=True):
+            for _, noun in _shifted(iter(story.marks()), shift, story, bases):
                 if isinstance(noun, Alert):
-                    latest[number, noun.id] = _moved(noun, shift)  # type: ignore[assignment]
+                    latest[noun.id] = noun
         return tuple(sorted(latest.values(), key=lambda alert: alert.opened_ns))
+
+    def _bases(self) -> list[int]:
+        """What tells the recorded sessions apart; the segments of one recording are one session."""
+        return sorted({story.session.base_ns for story in self.stories})
 
     def ground_truth(self) -> tuple[Truth, ...]:
         """Injected faults, in order of their start. Workload controls, with nothing to be found, are none."""
@@ -227,10 +229,18 @@ def _segments(last: Story, cache: Cache | None) -> list[Story]:
     return [*earlier, last]
 
 
-def _shifted(moments: Iterator[Moment], shift: int) -> Iterator[Moment]:
-    if not shift:
+def _shifted(moments: Iterator[Moment], shift: int, story: Story, bases: Sequence[int]) -> Iterator[Moment]:
+    """Moments of one of several files on the common clock, with ids of alerts that no other session uses."""
+    if not shift and len(bases) == 1:
         return moments
-    return ((time_ns + shift, _moved(noun, shift)) for time_ns, noun in moments)
+    base = story.session.base_ns
+    return ((time_ns + shift, _moved(_renumbered(noun, base, bases), shift)) for time_ns, noun in moments)
+
+
+def _renumbered(noun: object, base_ns: int, bases: Sequence[int]) -> object:
+    if isinstance(noun, Alert):
+        return replace(noun, id=alert_id(noun.id, base_ns, bases))
+    return noun
 
 
 def _moved(noun: object, shift: int) -> object:

@@ -14,6 +14,7 @@ from prismtop.trace.cache import MAX_BYTES
 from prismtop.trace.dialects.found import Foreign
 from prismtop.trace.events import Encoder
 from prismtop.trace.lenient import arguments
+from prismtop.trace.output import finite
 from prismtop.trace.reader import TraceReader
 from prismtop.trace.unpack import Unpacked
 
@@ -59,8 +60,9 @@ def unpack(source: Unpacked, file: LimitedFile, lines: bool, notes: list[str]) -
             fields = {name: getattr(event, name) for name in event.__slots__}
             fields["args"] = arguments(event)
             made = {name: value for name, value in fields.items() if value is not None}
+            whole, _ = finite(made)
             file.write(
-                json.dumps(made, separators=(",", ":"), allow_nan=False, default=str).encode() + b",\n"
+                json.dumps(whole, separators=(",", ":"), allow_nan=False, default=str).encode() + b",\n"
             )
     notes += reader.notes
 

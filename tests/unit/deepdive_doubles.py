@@ -12,7 +12,7 @@ from typing import Any
 from prismtop.deepdive.driver import DeepDive
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.merge import WrittenTrace
-from prismtop.deepdive.run import Tools
+from prismtop.deepdive.tools import Tools
 from prismtop.errors import UnavailableError
 from prismtop.model import Batch, Capture, CaptureRequest, Frame, Layer, LayerState
 from prismtop.sources.deep_link import DeepFacts, DeepOptions, DeepStatus, FetchedDeep
@@ -69,6 +69,8 @@ class FakeDive:
 
     def prepare(self) -> None:
         self.calls.append("prepare")
+        if self.world.hold_prepare is not None:
+            self.world.hold_prepare.wait(60)
         self.warnings.append("it compiles the capture itself")
         if self.world.prepare_fails:
             raise UnavailableError("no interpreter like its own is at hand.")
@@ -116,6 +118,10 @@ class FakeCollector:
         self.calls: list[str] = []
         self.begun_ns = world.collector_begun_ns
 
+    @property
+    def running(self) -> bool:
+        return self.calls == ["start"] and not self.world.collector_slow
+
     def _do(self, what: str) -> None:
         self.calls.append(what)
         if what in self.world.collector_fails:
@@ -132,6 +138,8 @@ class FakeCollector:
 
     def events(self) -> Iterator[LayerEvent]:
         self._do("events")
+        if self.world.hold_events is not None:
+            self.world.hold_events.wait(60)
         yield LayerEvent(self.name, "instant", "switch", START, 0, 4242, 77, {})
 
     def after(self) -> Layer:
@@ -152,9 +160,12 @@ class World:
         self.prepare_fails = self.fetch_fails = self.poll_fails = False
         self.collector_fails: tuple[str, ...] = ()
         self.collector_begun_ns = 0
+        self.collector_slow = False
         self.spares: list[str] = []
         self.write_fails = False
         self.hold: threading.Event | None = None
+        self.hold_events: threading.Event | None = None
+        self.hold_prepare: threading.Event | None = None
         self.dives: list[FakeDive] = []
         self.collectors: list[FakeCollector] = []
         self.folders: list[Path] = []

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ast
 import gc
+import json
 import os
+import struct
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 from prismtop.probe import agent, deep
+from prismtop.sources.deep_events import unpacked
 
 OPTIONS = {
     "batches": 3,
@@ -378,6 +381,18 @@ def test_what_python_functions_cost_a_batch_is_measured(monkeypatch: pytest.Monk
     assert name == "python"
     assert reason.endswith("on the model thread; a batch takes 30 % longer with them")
     guest.end("cancelled")
+
+
+def test_calls_end_no_later_than_the_room_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    guest, probe = run(operators=False, gpu=False, python=True, max_events=5, batches=50)
+    packed = os.pread(guest.files[-1], 1 << 20, 0)
+    guest.end("cancelled")
+    begin, end = probe.told[-2]["window"]
+    made = [event for event in map(json.loads, unpacked(packed)) if event["layer"] == "python"]
+    last = max(abs(ns) for ns in struct.unpack_from("5q", packed.partition(b"\n")[2]))
+    assert begin < last < end
+    assert max(event["t0"] + event["dur"] for event in made) == last
 
 
 def test_a_load_that_became_heavier_is_not_taken_for_their_cost(

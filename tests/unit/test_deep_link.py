@@ -116,6 +116,7 @@ def packed(*calls: tuple[int, int], pauses: list[tuple[int, ...]] | None = None,
         "gaps": [],
         "pauses": pauses or [],
         "count": len(calls),
+        "full": False,
         "names": NAMES,
         **head,
     }
@@ -123,8 +124,8 @@ def packed(*calls: tuple[int, int], pauses: list[tuple[int, ...]] | None = None,
     return repr(told).encode() + b"\n" + times.tobytes() + numbers.tobytes()
 
 
-def slices(*calls: tuple[int, int]) -> list[tuple[str, int, int, str]]:
-    made = [json.loads(line) for line in unpacked(packed(*calls))]
+def slices(*calls: tuple[int, int], **head: Any) -> list[tuple[str, int, int, str]]:
+    made = [json.loads(line) for line in unpacked(packed(*calls, **head))]
     return [(e["name"], e["t0"], e["dur"], e["args"].get("cut", "")) for e in made]
 
 
@@ -139,6 +140,13 @@ def test_a_call_that_began_before_the_window_begins_with_it() -> None:
 
 def test_a_call_that_is_open_at_the_end_ends_with_the_window() -> None:
     assert slices((200, 1), (300, 2)) == [("inner", 300, 700, "end"), ("outer", 200, 800, "end")]
+
+
+def test_a_call_that_is_open_when_there_is_no_more_room_ends_with_the_last_event() -> None:
+    assert slices((200, 1), (300, 2), (-350, 2), full=True) == [
+        ("inner", 300, 50, ""),
+        ("outer", 200, 150, "end"),
+    ]
 
 
 def test_recursion_pairs_each_return_with_the_latest_call() -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +19,11 @@ from prismtop.deepdive.apart import Apart
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.merge import write_trace
 from prismtop.errors import UnavailableError, UsageError
-from prismtop.model import Capture, CapturePhase, CaptureRequest
+from prismtop.model import Capture, CapturePhase, CaptureRequest, Frame
+from prismtop.sources.deep_fetched import FetchedDeep
 from tests.factories import make_frame
 from tests.unit.outside_processes import gone, wait_for
+from tests.unit.trace_frames import full_frame
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPTURE = Capture(1, CaptureRequest(), CapturePhase.MERGING, 10**12)
@@ -30,8 +37,9 @@ def apart() -> Iterator[Apart]:
     made.end()
 
 
-def write(write_it: object, target: Path) -> object:
-    return write_it(target, frames=[make_frame(5)], fetched=[], layers=iter([EVENT]), capture=CAPTURE)  # type: ignore[operator]
+def write(write_it: Any, target: Path, frames: Sequence[Frame] = ()) -> object:
+    given = frames or [make_frame(5)]
+    return write_it(target, frames=given, fetched=[], layers=iter([EVENT]), capture=CAPTURE)
 
 
 def children() -> set[int]:
@@ -49,6 +57,25 @@ def test_it_writes_what_the_merge_here_would_write(apart: Apart, tmp_path: Path,
         apart.begin()
     assert write(apart.write, there) == write(write_trace, here)
     assert there.read_bytes() == here.read_bytes()
+
+
+def test_frames_leave_behind_what_is_no_part_of_a_trace(
+    apart: Apart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = {("gpu_busy_ratio", f"gpu {n}"): (0.5,) * 120 for n in range(8)}
+    first = full_frame()
+    known = {"counters": first.new_counters, "alerts": first.changed_alerts, "batches": first.new_batches}
+    first = replace(first, new_counters=(), changed_alerts=(), counter_history=history, **known)
+    frames = [replace(first, time_ns=first.time_ns + n) for n in range(5)]
+    write(write_trace, tmp_path / "here.json", frames)
+    write(apart.write, tmp_path / "there.json", frames)
+    assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
+    given: list[bytes] = []
+    monkeypatch.setattr("prismtop.deepdive.apart._Process.ask", lambda _, more: given.append(more))
+    write(apart.write, tmp_path / "unwritten.json", frames)
+    sent = pickle.loads(given[0])[1]
+    assert [(frame.batches, dict(frame.counter_history)) for frame in sent] == [((), {})] * 5
+    assert [len(frame.counters) for frame in sent] == [len(first.counters), 0, 0, 0, 0]
 
 
 def test_a_refusal_is_raised_here(apart: Apart, tmp_path: Path) -> None:
@@ -88,6 +115,42 @@ def test_it_is_begun_once_and_ended_when_nothing_is_to_be_merged(apart: Apart) -
     (waiting,) = children() - before
     apart.end()
     wait_for(lambda: gone(waiting), "its end")
+
+
+def test_one_that_writes_is_stopped_and_leaves_no_file(apart: Apart, tmp_path: Path) -> None:
+    before = children()
+    apart.begin()
+    (waiting,) = children() - before
+    os.kill(waiting, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(write, apart.write, tmp_path / "x.json")
+        wait_for(lambda: apart._spare is None, "being asked")
+        apart.end()
+        os.kill(waiting, signal.SIGCONT)
+        with pytest.raises(UnavailableError, match="the process that merges failed"):
+            asked.result(30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_its_end_nothing_is_written_until_it_is_begun_again(apart: Apart, tmp_path: Path) -> None:
+    apart.end()
+    with pytest.raises(UnavailableError, match="cancelled"):
+        write(apart.write, tmp_path / "x.json")
+    apart.begin()
+    write(apart.write, tmp_path / "x.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_it_brings_nothing_of_how_a_process_is_entered() -> None:
+    """All of that would be read from disk and run between the window and its trace."""
+    fetched = pickle.dumps(FetchedDeep(1, Path("profile"), None))
+    program = (
+        "import pickle, sys\nfrom prismtop.deepdive import apart\napart._preload()\n"
+        f"pickle.loads({fetched!r})\n"
+        "print([name for name in sys.modules if name.startswith(('prismtop.attach', 'prismtop.probe'))])"
+    )
+    made = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (made.stdout.strip(), made.stderr) == ("[]", "")
 
 
 def test_it_does_not_outlive_who_began_it() -> None:

@@ -18,6 +18,7 @@ from prismtop.deepdive.breakdown import stage_spans
 from prismtop.deepdive.intervals import Intervals, union
 from prismtop.deepdive.layer import LayerEvent
 from prismtop.deepdive.merge import write_trace
+from prismtop.export.deep_report import deep_object, parts_tables
 from prismtop.model import Batch, Bound, Breakdown, Layer, LayerState, Part
 from prismtop.trace.load import load
 from tests.factories import MS
@@ -171,6 +172,7 @@ def test_waits_for_a_core_and_collections_are_told_of_the_batch_they_fell_into(t
         LayerEvent("scheduler", "slice", "runq", start, MS, PID, TID, {"instead": "stress"}),
         LayerEvent("scheduler", "slice", "runq", start, 7 * MS, PID, TID + 1),
         LayerEvent("scheduler", "slice", "oncpu", start + MS, 5 * MS, PID, TID),
+        LayerEvent("scheduler", "slice", "oncpu", start + 8 * MS, MS, PID, TID),
     ]
     events = tmp_path / "events.jsonl"
     gc = {"layer": "gc", "name": "gen 2", "t0": start + 3 * MS, "dur": 2 * MS, "tid": TID, "args": {}}
@@ -181,6 +183,27 @@ def test_waits_for_a_core_and_collections_are_told_of_the_batch_they_fell_into(t
     host = part_of(second, "").host
     assert (host.runqueue_ns, host.off_cpu_ns, host.gc_ns) == (MS, 2 * MS, 2 * MS)
     assert (part_of(first, "").host.runqueue_ns, part_of(first, "").host.gc_ns) == (0, 0)
+
+
+def test_what_the_scheduler_s_layer_does_not_reach_is_unknown_and_not_in_averages(tmp_path: Path) -> None:
+    late = MONO + 8 * MS
+    layers = [
+        LayerEvent("scheduler", "slice", "oncpu", late, 5 * MS, PID, TID),
+        LayerEvent("scheduler", "slice", "runq", late + 5 * MS, 2 * MS, PID, TID),
+        LayerEvent("scheduler", "slice", "oncpu", late + 7 * MS, 2 * MS, PID, TID),
+    ]
+    path = merged(tmp_path, cuda_profile(), layers=layers)
+    hosts = [part_of(one, "").host for one in breakdowns_of(path)]
+    assert [(host.runqueue_ns, host.off_cpu_ns) for host in hosts] == [
+        (None, None), (2 * MS, 0), (None, None), (None, None), (None, None), (None, None),
+    ]  # fmt: skip
+    deep = of_trace(load([path]))
+    assert deep is not None
+    assert any("2.00 ms ready without a core" in line for line in deep.findings)
+    assert (deep.parts[""].host.runqueue_ns, deep.unknown["", "runqueue_ns"]) == (2 * MS, 5)
+    _, header, rows = next(parts_tables(deep))
+    assert rows[0][header.index("run queue")] == "2.000"
+    assert deep_object(deep)["parts_ms"]["all"]["unknown_batches"] == {"runqueue": 5, "off_cpu": 5}
 
 
 def test_what_no_layer_shows_is_missing_and_not_zero(tmp_path: Path) -> None:
@@ -359,6 +382,23 @@ def test_a_rank_that_is_late_on_the_host_is_told_so(tmp_path: Path) -> None:
 
 def test_equal_ranks_have_no_late_one(tmp_path: Path) -> None:
     assert analysis_of(ranks(tmp_path, late_compute=0)).late == ""
+
+
+def test_spans_that_are_left_out_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = cuda_profile()
+    whole = merged(tmp_path, made)
+    monkeypatch.setattr("prismtop.deepdive.activity.MAX_ROWS", 60)
+    deep = of_trace(load([whole]))
+    assert deep is not None
+    assert "only the first 60 spans were used" in deep.findings
+    written = write_trace(
+        tmp_path / "less.json",
+        frames=frames_of(BATCHES),
+        fetched=[Fetched(made.pid, tmp_path / "profile.json")],
+        layers=(),
+        capture=make_capture(),
+    )
+    assert f"pid {PID}: only the first 60 spans were used" in written.notes
 
 
 def test_a_capture_says_in_words_what_the_time_of_its_batches_was(tmp_path: Path) -> None:

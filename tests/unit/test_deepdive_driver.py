@@ -179,6 +179,61 @@ def test_a_probe_that_is_itself_only_armed_is_waited_for(world: World) -> None:
     assert "start" in world.dives[-1].calls
 
 
+def test_an_engine_that_was_idle_for_longer_has_its_minute_to_start_the_profiler(world: World) -> None:
+    world.script = [DeepStatus("waiting")]
+    world.tick(0, idle_s=5.0)
+    world.start()
+    world.tick(0)
+    world.tick(0, idle_s=run.START_NS / SECOND + 10)
+    world.script = [DeepStatus("starting", thread=77)]
+    capture = world.tick()
+    assert capture is not None
+    assert (capture.phase, capture.error) == (CapturePhase.ARMED, "")
+    world.script = script(world.now_ns)
+    assert world.until_final().phase is CapturePhase.DONE
+
+
+def test_after_a_long_wait_too_the_collectors_are_there_first(world: World) -> None:
+    world.collector_slow = True
+    world.tick(0, idle_s=5.0)
+    world.start()
+    world.tick(0, state=AttachState.ARMED)
+    world.tick(0, idle_s=60.0, state=AttachState.ARMED)
+    world.tick(state=AttachState.LIVE)
+    world.tick()
+    assert (world.collectors[-1].calls, world.dives[-1].calls) == (["start"], ["prepare"])
+    world.collector_slow = False
+    world.tick()
+    assert world.dives[-1].calls == ["prepare", "start"]
+
+
+@pytest.mark.parametrize("idle_s", [0.0, 5.0])
+def test_in_a_busy_engine_collectors_begin_while_it_is_prepared(world: World, idle_s: float) -> None:
+    world.deepdive._tools = replace(world.deepdive._tools, threads=True)
+    world.hold_prepare = threading.Event()
+    world.tick(0, idle_s=idle_s)
+    world.start()
+    capture = world.tick(0)
+    assert capture is not None
+    assert capture.phase is CapturePhase.PREPARING
+    until = time.monotonic() + (5 if not idle_s else 0.1)
+    while not any(each.calls for each in world.collectors) and time.monotonic() < until:
+        time.sleep(0.001)
+    assert [each.calls for each in world.collectors if each.calls] == ([] if idle_s else [["start"]])
+    world.hold_prepare.set()
+    world.deepdive.close()
+
+
+def test_collectors_that_do_not_begin_are_not_waited_for_long(world: World) -> None:
+    world.collector_slow = True
+    world.start()
+    world.tick()
+    world.tick(1, ms=run.COLLECTING_NS / 1e6)
+    assert world.dives[-1].calls == ["prepare"]
+    world.tick()
+    assert world.dives[-1].calls == ["prepare", "start"]
+
+
 @pytest.mark.parametrize(
     ("statuses", "limit_ns", "sentence"),
     [
@@ -562,6 +617,27 @@ def test_a_write_that_is_under_way_is_finished_when_the_session_closes(world: Wo
     assert said == (f"captured to {world.written[0]['target']}",)
 
 
+def test_a_capture_cancelled_while_the_collectors_are_read_is_not_written(world: World) -> None:
+    world.deepdive._tools = replace(world.deepdive._tools, threads=True)
+    world.hold_events = threading.Event()
+    world.start()
+    phase = CapturePhase.PREPARING
+    while phase is not CapturePhase.MERGING:
+        capture = world.tick(1)
+        assert capture is not None
+        phase = capture.phase
+        time.sleep(0.001)
+    world.deepdive.cancel()
+    world.tick(1, idle_s=run.LEAVE_NS / SECOND + 1)
+    assert world.deepdive.disturbs
+    world.hold_events.set()
+    until = time.monotonic() + 10
+    while world.deepdive.disturbs and time.monotonic() < until:
+        world.tick(1)
+        time.sleep(0.001)
+    assert (world.written, list(world.directory.iterdir())) == ([], [])
+
+
 def test_links_that_left_are_not_captured(tmp_path: Path) -> None:
     gone = SimpleNamespace(**{**vars(make_link(4242)), "state": "detached"})
     world = World(tmp_path, links=[gone])
@@ -577,6 +653,9 @@ def test_what_a_killed_prismtop_left_behind_is_removed(
     dead, alive = tmp_path / "prismtop-deepdive-4194305-x", tmp_path / f"prismtop-deepdive-{os.getpid()}-x"
     for folder in (dead, alive, tmp_path / "prismtop-deepdive-mine"):
         folder.mkdir()
+    dangling = tmp_path / "prismtop-deepdive-4194306-x"
+    dangling.symlink_to("nowhere")
     made = scratch()
-    assert {each.name for each in tmp_path.iterdir()} == {alive.name, made.name, "prismtop-deepdive-mine"}
+    left = {alive.name, made.name, dangling.name, "prismtop-deepdive-mine"}
+    assert {each.name for each in tmp_path.iterdir()} == left
     assert made.stat().st_mode & 0o777 == 0o700

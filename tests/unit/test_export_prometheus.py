@@ -21,11 +21,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from prismtop.counters.catalogue import CATALOGUE
 from prismtop.counters.clock_limits import CLOCK_LIMITS, HARMFUL
 from prismtop.errors import UnavailableError, UsageError
-from prismtop.export.metrics import METRICS, STEP_BOUNDS_S, Distribution, Totals, exported_names
+from prismtop.export.metrics import METRICS, STEP_BOUNDS_S, TOLD_NS, Distribution, Totals, exported_names
 from prismtop.export.otlp import Pushes
 from prismtop.export.prometheus import Exposition, Scrapes, parse_address
 from prismtop.model import (
     Alert,
+    AttachState,
+    Batch,
     Counter,
     Frame,
     Lost,
@@ -37,6 +39,7 @@ from prismtop.model import (
     SloStatus,
     SloTargets,
     Verdict,
+    Workload,
 )
 from tests.factories import MS, make_batch, make_frame
 
@@ -185,6 +188,47 @@ def test_frames_add_up_and_a_closed_alert_is_open_no_more() -> None:
         assert one(samples, "prismtop_lost_records_total") == 7
 
 
+def gauges_of(totals: Totals, now_ns: int) -> dict[str, object]:
+    return {
+        family.metric.name.removeprefix("prismtop_"): family.series[0][1]
+        for family in totals.families(now_ns)
+        if family.metric.name.endswith(("running_requests", "waiting_requests", "kv_usage_ratio"))
+    }
+
+
+def batch_that_tells(running: int | None, waiting: int | None) -> Batch:
+    return make_batch(0, 10**12, workload=Workload(running=running, waiting=waiting, kv_usage=0.25))
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "state", "stays"),
+    [
+        (3, 0, AttachState.LIVE, False),
+        (None, None, AttachState.LIVE, False),
+        (0, 2, AttachState.LIVE, False),
+        (0, 0, AttachState.LIVE, True),
+        (0, None, AttachState.LIVE, True),
+        (0, 0, AttachState.GONE, False),
+    ],
+)
+def test_what_the_last_batch_told_is_present_for_a_while_or_while_nothing_runs(
+    running: int | None, waiting: int | None, state: AttachState, stays: bool
+) -> None:
+    batch = batch_that_tells(running, waiting)
+    totals = totals_of(full_frame(new_batches=(batch,), state=state))
+    told = gauges_of(totals, batch.end_ns + TOLD_NS)
+    assert told["kv_usage_ratio"] == 0.25
+    assert (told.get("running_requests"), told.get("waiting_requests")) == (running, waiting)
+    assert gauges_of(totals, batch.end_ns + TOLD_NS + 1) == (told if stays else {})
+
+
+def test_an_attainment_that_nothing_tells_any_more_is_left_out() -> None:
+    idle = SloStatus(SloTargets(ttft_ms=500), 10.0, attainment=None)
+    for later in (full_frame(slo=idle), full_frame(slo=None)):
+        names = {family.metric.name for family in totals_of(full_frame(), later).families(0)}
+        assert "prismtop_slo_attainment_ratio" not in names
+
+
 def test_two_engines_histograms_can_be_added_up() -> None:
     families = {family.metric.name: family for family in totals_of(full_frame()).families(0)}
     for _, value in families["prismtop_batch_duration_seconds"].series:
@@ -326,6 +370,8 @@ def test_a_push_carries_counters_and_histograms_as_they_are() -> None:
     points = metrics["prismtop_batch_duration_seconds"].histogram.data_points
     assert sorted(point.count for point in points) == [1, 1]
     assert list(points[0].explicit_bounds) == list(STEP_BOUNDS_S)
+    assert not points[0].HasField("min")
+    assert not points[0].HasField("max")
     units = {
         name: metrics[f"prismtop_{name}"].unit
         for name in ("batch_duration_seconds", "gpu_busy_ratio", "gpu_memory_used_bytes", "gpu_power_watts")

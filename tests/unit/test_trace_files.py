@@ -277,11 +277,13 @@ def test_processes_with_the_same_id_stay_apart_and_say_where_they_come_from(tmp_
 
 
 def test_alerts_keep_their_times_when_a_recording_is_moved(tmp_path: Path) -> None:
-    early = recording(tmp_path / "a.json", clock=Clock(10**18 - 10**12))
+    hour = 3600 * 10**9
+    early = recording(tmp_path / "a.json", clock=Clock(10**18 - hour))
     late = recording(tmp_path / "b.json", changed_alerts=(an_alert(),), clock=Clock(10**18))
     merge([early, late], tmp_path / "all.json")
     (alert,) = nouns(tmp_path / "all.json", Alert)
-    assert (alert.opened_ns, alert.started_ns) == (an_alert().opened_ns, an_alert().started_ns)
+    # On the clock of the first recording, which is an hour ahead for the same instant.
+    assert (alert.opened_ns, alert.started_ns) == (an_alert().opened_ns + hour, an_alert().started_ns + hour)
 
 
 def test_profilers_of_ranks_are_put_on_one_base(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from prismtop.errors import PrismtopError, UsageError
-from prismtop.model import AttachState, Batch, Clock, Counter, Frame, Lost, Mode, Request
+from prismtop.model import Alert, AttachState, Batch, Clock, Counter, Frame, HookStatus, Lost, Mode, Request
 from prismtop.trace.cache import Cache
 from prismtop.trace.index import build_index
 from prismtop.trace.load import Trace, load
+from prismtop.trace.merge import merge
 from prismtop.trace.own import GroundTruth, StateChange
 from tests.factories import MS, make_batch, make_frame, make_group, make_target
 from tests.unit.trace_files import SHARED, kineto, needs_shared, recording, write
@@ -41,6 +42,7 @@ def frames(count: int, start_ns: int = 10**12, pid: int = 4242, **changes: objec
         at = start_ns + n * 8 * MS
         counters = (Counter("host_cpu_busy_ratio", "host", "ratio", at, n / 1000),) if n % 10 == 0 else ()
         batch = make_batch(n, at, pid=pid)
+        batch = replace(batch, stages=tuple(replace(stage, pid=pid) for stage in batch.stages))
         made.append(replace(first, time_ns=at + 8 * MS, new_batches=(batch,), new_counters=counters))
     return made
 
@@ -69,6 +71,14 @@ def test_a_recording_that_another_tool_wrote_anew_is_still_ours(tmp_path: Path, 
     first, second = load([plain], cache), load([again], cache)
     assert second.stories[0].dialect == "prismtop"
     assert list(second.batches()) == list(first.batches())
+
+
+def test_a_recording_that_another_tool_wrote_with_a_nan_opens(tmp_path: Path, cache: Cache) -> None:
+    plain = recording(tmp_path / "a.json", frames(30))
+    events = json.loads(plain.read_text().rstrip().rstrip(",") + "]")
+    next(event for event in events if event.get("cat") == "counter")["args"]["more"] = [float("nan")]
+    again = write(tmp_path / "b.json", json.dumps(events))
+    assert list(load([again], cache).batches()) == list(load([plain], cache).batches())
 
 
 def test_cut_anywhere_in_its_last_lines_a_recording_gives_the_batches_before(
@@ -186,6 +196,48 @@ def test_recordings_of_two_machines_are_put_together_by_their_wall_clocks(
     starts = sorted((batch.start_ns + trace.clock.wall_minus_mono_ns, batch.pid) for batch in trace.batches())
     base = 10**12 + clock
     assert starts == [(base + n * 4 * MS, 4242 if n % 2 == 0 else 7) for n in range(6)]
+
+
+def hook(pid: int, reason: str = "") -> HookStatus:
+    return HookStatus("m.f", "launch", pid, "ptrace", reason)
+
+
+def eventful(start_ns: int, pid: int, **changes: object) -> list[Frame]:
+    """A session with batches of an engine of its own, a reading that failed, and a hook that is lost."""
+    made = frames(200, start_ns, pid=pid, hooks=(hook(pid),), **changes)
+    reading = Counter("gpu_power_watts", "GPU 0", "watts", start_ns + 88 * MS, reason="it is lost")
+    alert = an_alert(opened_ns=start_ns, started_ns=start_ns, pid=pid)
+    made[10] = replace(made[10], new_counters=(reading,), changed_alerts=(alert,))
+    made[30] = replace(made[30], changed_alerts=(replace(alert, closed_ns=start_ns + 240 * MS),))
+    for n in range(20, len(made)):
+        made[n] = replace(made[n], hooks=(hook(pid, "gone"),))
+    return made
+
+
+@pytest.mark.parametrize("apart_s", [0, 1000])
+def test_merged_recordings_play_as_both_of_them(tmp_path: Path, cache: Cache, apart_s: int) -> None:
+    """Two ranks of one host, and two hosts, of which the second was up a thousand seconds less."""
+    wall, ago = 1_764_238_000 * 10**9, apart_s * 10**9
+    one = eventful(10**12, 4242, clock=Clock(wall))
+    two = eventful(10**12 - ago + 4 * MS, 7, clock=Clock(wall + ago))
+    paths = [recording(tmp_path / "1.json", one), recording(tmp_path / "2.json", two)]
+    merge(paths, tmp_path / "both.json")
+    merged, both = load([tmp_path / "both.json"], cache), load(paths, cache)
+    assert [(at, noun) for at, noun in merged.moments() if not isinstance(noun, StateChange)] == [
+        (at, noun) for at, noun in both.moments() if not isinstance(noun, StateChange)
+    ]
+    assert [batch.pid for batch in merged.batches()] == [4242, 7] * 200
+    told = {noun.id: noun for _, noun in both.moments() if isinstance(noun, Alert)}
+    assert tuple(told.values()) == merged.alerts() == both.alerts()
+    assert {(alert.pid, alert.closed_ns is None) for alert in told.values()} == {(4242, False), (7, False)}
+    assert (merged.clock, merged.start_ns, merged.end_ns) == (both.clock, both.start_ns, both.end_ns)
+    assert {member.id.pid for member in merged.group.members} == {4242, 7}
+    changes = [noun for _, noun in merged.moments() if isinstance(noun, StateChange)]
+    assert [sorted((h.pid, h.reason) for h in told.hooks) for told in (merged.session, *changes)] == [
+        [(7, ""), (4242, "")], [(7, ""), (4242, "gone")], [(7, "gone"), (4242, "gone")],
+    ]  # fmt: skip
+    middle = (merged.start_ns + merged.end_ns) // 2
+    assert list(merged.batches(middle)) == list(both.batches(middle))
 
 
 def test_segments_of_one_recording_follow_each_other_in_any_order_of_naming(
