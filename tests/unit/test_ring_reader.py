@@ -226,7 +226,7 @@ def test_a_reader_ends_whatever_the_writer_does(memory: Memory, ring: Ring) -> N
 
 
 def test_the_target_cannot_pull_the_memory_from_under_us() -> None:
-    fd = agent.memfd("prismtop-sealed")
+    fd = agent.memfd("prismtop-sealed", 4096)
     try:
         os.ftruncate(fd, agent.HEADER_BYTES + CAPACITY * agent.RECORD.size)
         with open(f"/proc/self/fd/{fd}", "r+b") as file:
