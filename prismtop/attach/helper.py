@@ -25,8 +25,8 @@ from prismtop.attach.errors import HelperError, InjectionError
 from prismtop.attach.handshake import Handshake, Seen, last_line, look
 from prismtop.attach.placement import keep_off
 from prismtop.attach.process import check_identity, read_status
-from prismtop.attach.ptrace import ptrace_blocked_here
 from prismtop.attach.rehearsal import end_rehearsal, rehearse
+from prismtop.attach.tracing import ptrace_blocked_here
 from prismtop.errors import PrismtopError
 from prismtop.own_priority import autogroup_nice, set_autogroup_nice
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prismtop.attach import memory
 from prismtop.attach.errors import AttachPermissionError
 from prismtop.attach.process import CAP_SYS_PTRACE, Status, read_status
-from prismtop.attach.ptrace import ptrace_blocked_here
+from prismtop.attach.tracing import ptrace_blocked_here
 
 _YAMA_DESCENDANTS, _YAMA_ADMIN, _YAMA_NEVER = 1, 2, 3
 

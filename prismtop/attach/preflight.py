@@ -30,8 +30,8 @@ from prismtop.attach.process import (
     read_stat,
     read_status,
 )
-from prismtop.attach.ptrace import ptrace_blocked_here
 from prismtop.attach.script_file import usable_folder
+from prismtop.attach.tracing import ptrace_blocked_here
 from prismtop.safe_text import safe_text
 
 _OLDEST, _NEWEST = (3, 9), (3, 15)  # measured minors

@@ -36,12 +36,25 @@ from prismtop.attach.registers import (
     restarted,
     return_frame,
 )
+from prismtop.attach.tracing import (
+    CONT,
+    DETACH,
+    GET_RSEQ,
+    GETREGS,
+    GETREGSET,
+    GETSIGINFO,
+    GETSIGMASK,
+    INTERRUPT,
+    SEIZE,
+    SETREGS,
+    SETREGSET,
+    SYSCALL,
+    Iovec,
+    libc,
+    ptrace,
+)
 
-# include/uapi/linux/ptrace.h
-_CONT, _GETREGS, _SETREGS, _DETACH, _SYSCALL = 7, 12, 13, 17, 24
-_SETREGSET, _GETREGSET = 0x4205, 0x4204
-_GETSIGINFO, _SEIZE, _INTERRUPT, _GETSIGMASK, _GET_RSEQ = 0x4202, 0x4206, 0x4207, 0x420A, 0x420F
-_O_TRACESYSGOOD = 1
+_O_TRACESYSGOOD = 1  # include/uapi/linux/ptrace.h
 _EVENT_STOP = 128
 _NT_X86_XSTATE = 0x202
 _WALL = 0x40000000
@@ -55,14 +68,6 @@ STOP_TIMEOUT_S = 2.0
 
 Step = Callable[[str], None]
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.ptrace.restype = ctypes.c_long
-_libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
 
 class ThreadGoneError(AttachError):
     """The chosen thread ended before it was touched; another one will do."""
@@ -72,32 +77,11 @@ class NotNowError(AttachError):
     """The thread is at a place where it must not be made to run anything; it was let go untouched."""
 
 
-def _ptrace(request: int, tid: int, address: int = 0, data: object = None) -> int:
-    ctypes.set_errno(0)
-    result = int(_libc.ptrace(request, tid, address, data))
-    code = ctypes.get_errno()
-    if result == -1 and code:
-        raise OSError(code, os.strerror(code))
-    return result
-
-
 def _refused(pid: int) -> AttachPermissionError:
     return AttachPermissionError(
         f"The kernel refuses ptrace on process {pid}.",
         fix="Run 'prismtop doctor' to see what stands in the way.",
     )
-
-
-def ptrace_blocked_here() -> bool:
-    """Whether this process itself may not call ptrace at all (seccomp, as in old container runtimes).
-
-    Asks about pid 0, which is nobody: the kernel answers ESRCH when the call is let through.
-    """
-    try:
-        _ptrace(_CONT, 0)
-    except OSError as e:
-        return e.errno in (errno.EPERM, errno.ENOSYS, errno.EACCES)
-    return False
 
 
 class StoppedThread:
@@ -161,10 +145,10 @@ class StoppedThread:
                 raise ThreadGoneError(f"Thread {self.tid} is not one of process {self.pid} any more.")
             self._on_step("seized")
             began = time.perf_counter_ns()
-            _ptrace(_INTERRUPT, self.tid)
+            ptrace(INTERRUPT, self.tid)
             self._await_first_stop()
             self._on_step("stopped")
-            _ptrace(_GETREGS, self.tid, 0, self.regs.buffer)
+            ptrace(GETREGS, self.tid, 0, self.regs.buffer)
         except OSError as e:
             self._detach()
             raise TargetExitedError(f"Process {self.pid} exited while it was being entered.") from e
@@ -192,7 +176,7 @@ class StoppedThread:
 
     def _seize(self) -> None:
         try:
-            _ptrace(_SEIZE, self.tid, 0, _O_TRACESYSGOOD)
+            ptrace(SEIZE, self.tid, 0, _O_TRACESYSGOOD)
         except OSError as e:
             if e.errno == errno.ESRCH:
                 raise ThreadGoneError(f"Thread {self.tid} of process {self.pid} has ended.") from None
@@ -214,7 +198,7 @@ class StoppedThread:
                         fix=f"Resume it with 'kill -CONT {self.pid}', then try again.",
                     )
                 return
-            _ptrace(_CONT, self.tid, 0, number)
+            ptrace(CONT, self.tid, 0, number)
 
     def _wait(self, deadline: float | None = None) -> int:
         """The next stop of the thread, as a wait status.
@@ -249,7 +233,7 @@ class StoppedThread:
 
     def _detach(self) -> None:
         try:
-            _ptrace(_DETACH, self.tid)
+            ptrace(DETACH, self.tid)
         except OSError:
             pass  # it has exited, or never stopped: the end of this process releases it then
         os.close(self._memory)
@@ -260,7 +244,7 @@ class StoppedThread:
             self._give_back()
         elif self._end_wait:
             self.regs.put(rax=-errno.EINTR, orig_rax=NO_SYSCALL)
-            _ptrace(_SETREGS, self.tid, 0, self.regs.buffer)
+            ptrace(SETREGS, self.tid, 0, self.regs.buffer)
         self._on_step("restored")
         for number, info in self._held:
             self._send_again(number, info)
@@ -273,12 +257,12 @@ class StoppedThread:
         if self._in_syscall and self.in_blocking_syscall() and not self._end_wait:
             own = restarted(own)  # the harmless call that it is about to enter becomes its own again
         elif not self._faulted:
-            _ptrace(_INTERRUPT, self.tid)
-            self._resume(_CONT, until_event=True)
+            ptrace(INTERRUPT, self.tid)
+            self._resume(CONT, until_event=True)
         buffer = ctypes.create_string_buffer(self._xstate, len(self._xstate))
-        iovec = _Iovec(ctypes.addressof(buffer), len(self._xstate))
-        _ptrace(_SETREGSET, self.tid, _NT_X86_XSTATE, ctypes.byref(iovec))
-        _ptrace(_SETREGS, self.tid, 0, own.buffer)
+        iovec = Iovec(ctypes.addressof(buffer), len(self._xstate))
+        ptrace(SETREGSET, self.tid, _NT_X86_XSTATE, ctypes.byref(iovec))
+        ptrace(SETREGS, self.tid, 0, own.buffer)
         self._changed = False
 
     def _send_again(self, number: int, info: bytes) -> None:
@@ -290,9 +274,9 @@ class StoppedThread:
         (code,) = struct.unpack_from("<i", info, 8)
         if code < 0 and code != _SI_TKILL:
             buffer = ctypes.create_string_buffer(info, len(info))
-            if _libc.syscall(_SYS_RT_TGSIGQUEUEINFO, self.pid, self.tid, number, buffer) == 0:
+            if libc.syscall(_SYS_RT_TGSIGQUEUEINFO, self.pid, self.tid, number, buffer) == 0:
                 return
-        _libc.syscall(_SYS_TGKILL, self.pid, self.tid, number)
+        libc.syscall(_SYS_TGKILL, self.pid, self.tid, number)
 
     # -- following it
 
@@ -301,7 +285,7 @@ class StoppedThread:
     def _resume(self, request: int, *, until_event: bool = False) -> None:
         """Let the thread go on until its next system call stop (or the stop that was asked for)."""
         while True:
-            _ptrace(request, self.tid)
+            ptrace(request, self.tid)
             status = self._wait()
             number = os.WSTOPSIG(status)
             if status >> 16 == _EVENT_STOP:
@@ -313,7 +297,7 @@ class StoppedThread:
                     return
                 continue
             info = ctypes.create_string_buffer(128)
-            _ptrace(_GETSIGINFO, self.tid, 0, info)
+            ptrace(GETSIGINFO, self.tid, 0, info)
             if number in _FAULTS and struct.unpack_from("<i", info, 8)[0] > 0:
                 self._faulted = True  # a signal stop: its registers can be put back right here
                 raise InjectionError(
@@ -345,11 +329,11 @@ class StoppedThread:
         """
         if not self.in_blocking_syscall() and self._in_rseq():
             raise NotNowError("The thread is in a restartable sequence.")
-        iovec = _Iovec(ctypes.addressof(self._buffer), _MAX_XSTATE)
-        _ptrace(_GETREGSET, self.tid, _NT_X86_XSTATE, ctypes.byref(iovec))
+        iovec = Iovec(ctypes.addressof(self._buffer), _MAX_XSTATE)
+        ptrace(GETREGSET, self.tid, _NT_X86_XSTATE, ctypes.byref(iovec))
         self._xstate = ctypes.string_at(self._buffer, iovec.length)
         mask = ctypes.c_uint64(0)
-        _ptrace(_GETSIGMASK, self.tid, 8, ctypes.byref(mask))
+        ptrace(GETSIGMASK, self.tid, 8, ctypes.byref(mask))
         self._gadgets = gadgets
         frame = return_frame(self.regs, mask.value, self._xstate, gadgets)
         stack = mapping_at(self._maps, self.regs.get("rsp"))
@@ -373,7 +357,7 @@ class StoppedThread:
         """
         config = ctypes.create_string_buffer(24)
         try:
-            _ptrace(_GET_RSEQ, self.tid, 24, config)
+            ptrace(GET_RSEQ, self.tid, 24, config)
         except OSError:
             return False  # Linux < 5.13 or built without
         (area,) = struct.unpack_from("<Q", config)
@@ -385,9 +369,9 @@ class StoppedThread:
 
     def _start(self, regs: Regs) -> None:
         if self._in_syscall:
-            self._resume(_SYSCALL)
+            self._resume(SYSCALL)
             self._in_syscall = False
-        _ptrace(_SETREGS, self.tid, 0, regs.buffer)
+        ptrace(SETREGS, self.tid, 0, regs.buffer)
         if not self._changed:
             self._changed = True
             self._on_step("changed")
@@ -400,11 +384,11 @@ class StoppedThread:
         self._start(
             foreign(self.regs, rip=self._gadgets.syscall_ret, rsp=frame.syscall_sp, rax=number, **values)
         )
-        self._resume(_SYSCALL)
+        self._resume(SYSCALL)
         self._on_step(f"syscall {number} entered")
-        self._resume(_SYSCALL)
+        self._resume(SYSCALL)
         regs = Regs()
-        _ptrace(_GETREGS, self.tid, 0, regs.buffer)
+        ptrace(GETREGS, self.tid, 0, regs.buffer)
         self._on_step(f"syscall {number} left")
         return regs.signed("rax")
 
@@ -416,14 +400,14 @@ class StoppedThread:
         self._start(foreign(self.regs, rip=function, rsp=frame.call_sp, rax=0, **values))
         regs = Regs()
         while True:  # the function may make system calls of its own
-            self._resume(_SYSCALL)
-            _ptrace(_GETREGS, self.tid, 0, regs.buffer)
+            self._resume(SYSCALL)
+            ptrace(GETREGS, self.tid, 0, regs.buffer)
             if regs.get("rsp") == frame.syscall_sp and regs.get("rip") == self._gadgets.syscall_ret + 2:
                 break
         result = regs.get("orig_rax") & 0xFFFFFFFF
         # Whatever the result was, the system call that it now stands for shall be read(-1, 0, 0).
         regs.put(orig_rax=_SYS_READ, rdi=-1, rsi=0, rdx=0)
-        _ptrace(_SETREGS, self.tid, 0, regs.buffer)
+        ptrace(SETREGS, self.tid, 0, regs.buffer)
         self._in_syscall = True
         self._on_step("called")
         return result - (1 << 32) if result >> 31 else result

@@ -149,7 +149,7 @@ def _container(proc: str) -> Check:
 
 
 def _ptrace_call() -> Check:
-    from prismtop.attach.ptrace import ptrace_blocked_here
+    from prismtop.attach.tracing import ptrace_blocked_here
 
     if ptrace_blocked_here():
         fix = "Start the container with --cap-add=SYS_PTRACE, or with a seccomp profile that allows ptrace."
