@@ -25,6 +25,7 @@ from prismtop.attach.errors import HelperError, InjectionError
 from prismtop.attach.handshake import Handshake, Seen, last_line, look
 from prismtop.attach.placement import keep_off
 from prismtop.attach.process import check_identity, read_status
+from prismtop.attach.ptrace import overdue
 from prismtop.attach.rehearsal import end_rehearsal, rehearse
 from prismtop.attach.tracing import ptrace_blocked_here
 from prismtop.errors import PrismtopError
@@ -76,8 +77,11 @@ def main() -> NoReturn:
         os.setsid()
     shield()
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(_answer_to(json.loads(line))) + "\n")
+        answer = _answer_to(json.loads(line))
+        sys.stdout.write(json.dumps({**answer, "last": overdue()}) + "\n")
         sys.stdout.flush()
+        if overdue():
+            os._exit(0)
     with contextlib.suppress(OSError):
         end_rehearsal()
     os._exit(0)  # no finalisation: it would only take time from the target

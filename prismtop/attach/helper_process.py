@@ -84,6 +84,8 @@ class Helper:
             answer = json.loads(line)
         except ValueError:
             raise self._ended(process) from None
+        if answer["last"]:
+            self.close()
         if not answer["ok"]:
             raise from_fields(answer["error"], answer["message"], answer["exit_code"], answer["fix"])
         return answer["result"]

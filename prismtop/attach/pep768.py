@@ -25,7 +25,7 @@ from prismtop.attach.errors import (
 from prismtop.attach.handshake import NOTHING, Handshake, Seen, look
 from prismtop.attach.image import CHECK_SIGNALS, PythonImage, executable, find_python
 from prismtop.attach.process import check_identity, read_maps, read_status, thread_stat, thread_syscall
-from prismtop.attach.ptrace import StoppedThread
+from prismtop.attach.ptrace import StoppedThread, overdue
 from prismtop.attach.ptrace_inject import PtraceInjector
 from prismtop.attach.rehearsal import rehearse
 from prismtop.attach.script_file import ScriptFile, write_script
@@ -253,6 +253,8 @@ class _Follow:
                 return seen
             if seen == NOTHING and now >= wake_at and self.wakes_left:
                 self._wake()
+                if overdue():
+                    return seen
                 wake_at = now + _WAKE_AFTER_S * 2 ** (_MOST_WAKES - self.wakes_left)
             check_identity(self.pid, self.start_time)
             time.sleep(min(pause, max(0.0, deadline - now)))

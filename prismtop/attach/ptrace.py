@@ -84,6 +84,18 @@ def _refused(pid: int) -> AttachPermissionError:
     )
 
 
+_overdue: set[int] = set()
+
+
+def overdue() -> bool:
+    """Whether a thread did not stop in time and could not be let go, because only a stopped one can be.
+
+    It stops as soon as it leaves the kernel, with nobody to notice. Nothing takes the request back but the
+    end of this process, which has to come before that.
+    """
+    return bool(_overdue)
+
+
 class StoppedThread:
     """One thread, stopped; a context manager that always leaves it as it was.
 
@@ -235,7 +247,9 @@ class StoppedThread:
         try:
             ptrace(DETACH, self.tid)
         except OSError:
-            pass  # it has exited, or never stopped: the end of this process releases it then
+            stat = thread_stat(self.pid, self.tid)
+            if stat is not None and not stat.exited:
+                _overdue.add(self.tid)
         os.close(self._memory)
 
     def _finish(self) -> None:

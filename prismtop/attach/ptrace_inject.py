@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Set
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from prismtop.attach import memory
@@ -31,7 +31,7 @@ from prismtop.attach.process import (
     thread_syscall,
     threads,
 )
-from prismtop.attach.ptrace import NotNowError, Step, StoppedThread, ThreadGoneError
+from prismtop.attach.ptrace import NotNowError, Step, StoppedThread, ThreadGoneError, overdue
 from prismtop.attach.rehearsal import rehearse_again, rehearsing
 
 # arch/x86/entry/syscalls/syscall_64.tbl
@@ -255,7 +255,8 @@ class PtraceInjector:
                 second = self.with_thread(queue, auxiliary=auxiliary)
             finally:
                 if second is None or full[-1]:
-                    self.unmap((scratch[0], size))
+                    with suppress(AttachError):  # the reason for which it is not queued is the one to tell
+                        self.unmap((scratch[0], size))
         if first is None or second is None:
             raise InjectionError(
                 f"No thread of process {self.pid} could be stopped at a harmless place.", fix="Try again."
@@ -349,7 +350,8 @@ class _Follow:
         self.notes: list[str] = []
 
     def until(self, deadline: float) -> Seen:
-        """What is seen when the payload has started, failed, or `deadline` (monotonic seconds) has passed."""
+        """What is seen when the payload has started, failed, or `deadline` (monotonic seconds) has passed; or
+        when this process has to end (`overdue`)."""
         help_at, pause = time.monotonic() + _GRACE_S, 0.0005
         while True:
             seen = look(self.injector.pid, self.handshake)
@@ -360,6 +362,8 @@ class _Follow:
                 return seen
             if seen == NOTHING and now >= help_at:
                 self._help()
+                if overdue():
+                    return seen
                 help_at = time.monotonic() + _GRACE_S * 2 ** (self.nudges + self.wakes)
             check_identity(self.injector.pid, self.injector.start_time)
             time.sleep(min(pause, max(0.0, deadline - now)))

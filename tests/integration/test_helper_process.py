@@ -15,7 +15,8 @@ import pytest
 from prismtop.attach.errors import HelperError, TargetExitedError
 from prismtop.attach.helper_process import Helper
 from prismtop.attach.process import read_stat
-from tests.integration.targets.harness import enter, running
+from tests.integration.targets.harness import enter, python_or_skip, running
+from tests.integration.test_inject_states import wait_for_state
 
 NO_SIGN = "pass"
 """A payload that makes no memfd: the helper waits for one until its time is over."""
@@ -82,6 +83,22 @@ def test_a_helper_killed_at_work_is_said_to_be_killed(tmp_path: Path) -> None:
 
         with pytest.raises(HelperError, match="killed by signal 9"):
             enter(target, NO_SIGN, timeout_s=20, helper=helper, meanwhile=kill)
+        assert target.works()
+
+
+def test_a_main_thread_that_does_not_stop_in_time_is_not_stopped_later(tmp_path: Path) -> None:
+    with running("vfork", tmp_path, python_or_skip("3.11")) as target, Helper() as helper:
+        fifo = Path(f"{target.counter}.fifo")
+        os.mkfifo(fifo)
+        wait_for_state(target.pid, "D")
+        done, _ = enter(target, timeout_s=8, helper=helper)
+        assert done.armed
+        assert "did not stop within 2 s" in done.notes[0]
+        assert helpers() == []  # nothing else takes back that it shall stop
+        fifo.write_bytes(b"")
+        assert target.works(2)
+        enter(target, helper=helper)
+        assert len(helpers()) == 1
         assert target.works()
 
 

@@ -140,6 +140,16 @@ elif mode == "no_memfd":
     while True:
         tick()
         time.sleep(0.01)
+elif mode == "vfork":  # where there is a fifo beside the counter, it waits in vfork(2) until that is written to
+    idle_threads(2)
+    ready()
+    while True:
+        tick()
+        time.sleep(0.002)
+        if os.path.exists(path + ".fifo"):
+            opens = (os.POSIX_SPAWN_OPEN, 0, path + ".fifo", os.O_RDONLY, 0)
+            os.waitpid(os.posix_spawn("/bin/true", ["true"], {}, file_actions=[opens]), 0)
+            os.unlink(path + ".fifo")
 elif mode == "undumpable":
     import ctypes
 
