@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from prismtop.attach import memory, pep768, ptrace_inject
-from prismtop.attach.errors import HelperError, InjectionError
+from prismtop.attach.errors import AttachPermissionError, HelperError, InjectionError, TargetStateError
 from prismtop.attach.handshake import Handshake, Seen, last_line, look
 from prismtop.attach.placement import keep_off
 from prismtop.attach.process import check_identity, read_status
@@ -154,8 +154,10 @@ def _inject(request: dict[str, Any]) -> dict[str, Any]:
     if own.seen.error_fd is not None:
         injector.close_descriptor(own.seen.error_fd)
         injector.unmap(own.scratch)
-    elif own.seen.started and request["give_back"] and injector.unmap(own.scratch):
-        fields["scratch"] = None
+    elif own.seen.started and request["give_back"]:
+        # It runs: that the room stays until the end of the attach is no reason to call it failed.
+        with contextlib.suppress(TargetStateError, AttachPermissionError):
+            fields["scratch"] = None if injector.unmap(own.scratch) else own.scratch
     return _answer(own.seen, pid=pid, **fields)
 
 
