@@ -44,6 +44,7 @@ class Helper:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._read = b""
+        self._held: BaseException | None = None
 
     def __enter__(self) -> Helper:
         return self
@@ -52,9 +53,21 @@ class Helper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if error is None:
+            self.raise_held()
+
+    def raise_held(self) -> None:
+        """Raise what interrupted a request; its result was returned all the same."""
+        held, self._held = self._held, None
+        if held is not None:
+            raise held
 
     def ask(self, request: dict[str, Any], timeout_s: float, meanwhile: Meanwhile = nothing) -> Any:
         """Send one request and wait for its result.
+
+        A request that was sent is carried out, whatever happens here: its result says what has to be taken
+        back. So an interruption (Ctrl-C, an error in `meanwhile`) is held until there is one, see
+        `raise_held`; a second one is not.
 
         Args:
             timeout_s: the request's own, in seconds; a minute more is waited.
@@ -71,9 +84,15 @@ class Helper:
             process.stdin.flush()
         except OSError:
             raise self._ended(process) from None
-        line = self._line(process, time.monotonic() + timeout_s + _PATIENCE_S, meanwhile)
+        end = time.monotonic() + timeout_s
+        try:
+            line = self._line(process, end + _PATIENCE_S, meanwhile)
+        except BaseException as interruption:
+            self._held = self._held or interruption
+            line = self._line(process, end + _END_S, nothing)
         if line is None:
             self._process = None  # its next answer would be taken for another request's
+            self.raise_held()
             # It may be holding a thread that gets no CPU. Killing it would be safe, but leaving it is safer.
             raise HelperError(
                 f"The helper process {process.pid} is still waiting for process {request['pid']} to be "
@@ -83,10 +102,13 @@ class Helper:
         try:
             answer = json.loads(line)
         except ValueError:
-            raise self._ended(process) from None
+            ended = self._ended(process)
+            self.raise_held()
+            raise ended from None
         if answer["last"]:
             self.close()
         if not answer["ok"]:
+            self.raise_held()
             raise from_fields(answer["error"], answer["message"], answer["exit_code"], answer["fix"])
         return answer["result"]
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from prismtop.attach.helper_process import Helper
 from prismtop.attach.preflight import preflight
 from prismtop.errors import UnavailableError
 from prismtop.model import (
@@ -26,6 +25,7 @@ from prismtop.model import (
     Request,
     Target,
 )
+from prismtop.sources.entering import attach_all, detach_all
 from prismtop.sources.hook_code import plan_hook
 from prismtop.sources.metrics import MetricsReader, reader_for
 from prismtop.sources.probe_cost import PERIOD_NS
@@ -106,33 +106,6 @@ def attach(
     except BaseException:
         detach_all(links)
         raise
-
-
-def attach_all(links: Sequence[ProbeLink], progress: Progress) -> None:
-    """Put every probe in; when one fails, take the others out again and raise its error."""
-    entered: list[ProbeLink] = []
-
-    def keep() -> None:
-        for link in entered:
-            link.keep()
-
-    try:
-        with Helper() as helper:
-            for link in links:
-                progress(f"attaching to {link.target.role} {link.pid}")
-                link.attach(helper, keep)
-                entered.append(link)
-                keep()
-    except BaseException:
-        detach_all(entered)
-        raise
-
-
-def detach_all(links: Sequence[ProbeLink]) -> tuple[str, ...]:
-    """Ask all first, then wait: batch boundaries of several processes pass side by side."""
-    for link in links:
-        link.ask_detach()
-    return tuple(note for link in links for note in link.finish_detach())
 
 
 def _link(target: Target, profile: Profile, options: AttachOptions) -> ProbeLink:

@@ -17,6 +17,7 @@ from prismtop.errors import UnavailableError
 from prismtop.model import AttachState, Batch, Clock, EngineMetrics, Group, Lost, Target
 from prismtop.probe import agent
 from prismtop.safe_text import safe_text
+from prismtop.sources.entering import attach_all
 from prismtop.sources.external import external_source
 from prismtop.sources.hook_code import HookPlan
 from prismtop.sources.loop_finder import Candidate, Found, find
@@ -85,7 +86,7 @@ def attach_unknown(
         LinkOptions(options.allow_gdb, options.budget, options.lease_s, options.timeout_s),
     )
     try:
-        link.attach()
+        attach_all([link])
     except AttachError as error:
         _check_alive(target)
         return external_source(group, profile, options, error.message.rstrip("."))
