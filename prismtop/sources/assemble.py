@@ -201,7 +201,7 @@ class Assembler:
         if plan.hook.name in rule.launch:
             batch.launch_ns = record[1]
             self._key_launch(batch, record[5])
-        if rule.key and record[5] != agent.MISSING:
+        if rule.key and rule.settle and record[5] != agent.MISSING:
             # An id comes again only after its object was freed: that batch never settled.
             self._give_up([stale for stale in self._open if stale.key == record[5]])
         if len(self._open) >= MAX_OPEN:

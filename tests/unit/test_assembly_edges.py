@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -116,6 +117,14 @@ def test_a_key_that_comes_again_gives_up_the_batch_that_had_it() -> None:
     stale = plain_turn(0, 7)[:2]
     (batch,) = batches(made, [*stale, *plain_turn(100, 7)])
     assert (batch.start_ns, made.incomplete) == (100 * US, 1)
+
+
+def test_where_no_batch_settles_a_key_may_come_again() -> None:
+    """The hook that settles is not in: a batch is freed before the next is made, which gets its id."""
+    records = [r for n in range(4) for r in plain_turn(100 * n, key=7)[:2]]
+    made = assembler(replace(KEYED, settle=()))
+    assert [b.start_ns // US for b in batches(made, records)] == [0, 100, 200]
+    assert made.incomplete == 0
 
 
 def test_no_period_spans_a_batch_that_was_given_up() -> None:
