@@ -27,6 +27,7 @@ import weakref
 from _thread import get_ident
 from typing import Any
 
+from prismtop.probe.boundary import *
 from prismtop.probe.calibration import *
 from prismtop.probe.hook import *
 from prismtop.probe.layout import *
@@ -36,36 +37,11 @@ from prismtop.probe.monitoring import *
 from prismtop.probe.on_demand import *
 from prismtop.probe.ring import *
 
-SAMPLE = 61  # one in so many batches is measured, every hook of it: a prime, so that nothing falls into step
-SAMPLE_EARLY = 7  # the same for the first figures
 BUILDING_NS = 30_000_000_000  # what took longer to build was left unfinished (by a fork)
 # Sleeps, hence gives the interpreter to the engine; None where the probe is built on a thread of the engine.
 PAUSE: Any = globals().get("PAUSE")
 PAUSE_S = 0.001
 SETUP_NS = 250_000  # hooks that are not in after this long are put in at the next batch boundaries
-
-
-def looker(ag: Any) -> Any:
-    """What a batch boundary does beyond its record: mailbox and lease, and whether the next batch is
-    measured. A closure: attributes of the agent are far apart."""
-    q, odd, spent, clock, lease = ag.q, ag.odd, ag.spent, time.monotonic_ns, ag.lease
-    left, early = SAMPLE_EARLY, 2 * SAMPLES
-
-    def look(now: Any) -> Any:
-        nonlocal left, early
-        t = clock() if odd else 0
-        if q[W_COMMAND] != ag.done or now - q[W_HEARTBEAT] > lease:
-            ag.service(now)
-        left -= 1
-        if t and ag.state == RUNNING and ag.built:
-            odd.clear()
-            early -= 1
-            left = SAMPLE_EARLY if early > 0 else SAMPLE
-            spent(BOUNDARY, clock() - t)
-        elif left <= 0 and not odd and ag.built:
-            odd.append(1)
-
-    return look
 
 
 class Agent:
@@ -108,7 +84,7 @@ class Agent:
         self.count = itertools.count(1).__next__
         self.mask = (capacity - 1) * RECORD.size
         self.cuts: list[int] = []  # not empty: the values just read were cut at CAP items
-        self.look = looker(self)
+        self.look, self.stand_in = lookers(self)
         head = (MAGIC, VERSION, RECORD.size, capacity, os.getpid(), t0, time.time_ns(), 0, t0)
         for i in range(1, len(head)):
             self.q[i] = head[i]
@@ -125,6 +101,8 @@ class Agent:
         self.watch_forks()
         for _ in range(config["first"]):
             self.todo.pop(0).install(self.mechanisms)
+        if not any(hook.mechanism and hook.spec["looks"] for hook in self.hooks.values()):
+            self.refrain()
         if PAUSE is None:
             self.advance(t0)
         else:
@@ -160,6 +138,14 @@ class Agent:
                 self.done = 0
         self.setup += time.monotonic_ns() - t0
         self.publish()
+
+    def refrain(self) -> Any:
+        """None of the hooks that look at mailbox and lease is in: nothing would take the others out again."""
+        self.todo = []
+        for hook in self.hooks.values():
+            if hook.mechanism:
+                hook.remove()
+            hook.reason = hook.reason or "left out: no hook is in that could take the probe out again"
 
     def watch_forks(self) -> Any:
         """A forked child must not write into its parent's ring. At-fork callbacks cannot be taken back, so

@@ -20,6 +20,7 @@ LATER = (
     "open_monitoring",
     "calibrate",
     "leave_to",
+    "Agent.refrain",
     "Agent.missing",
     "Agent.capped",
     "Agent.raised",

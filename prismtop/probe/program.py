@@ -21,6 +21,7 @@ PARTS = {
         "hook",
         "monitoring",
         "calibration",
+        "boundary",
         "agent",
     ),
     "deep": ("deep_python", "deep_operators", "deep_share", "deep"),

@@ -39,6 +39,7 @@ class HookPlan:
         per_request: values that iterate over requests, hence are estimates when a batch has more than
             `agent.CAP`.
         place: (file, line) of a function that no profile names; it is found by them and by `hook.qualname`.
+        stands_in: mailbox commands run after it where no boundary comes.
     """
 
     fid: int
@@ -47,6 +48,12 @@ class HookPlan:
     slots: tuple[str, ...]
     per_request: frozenset[str] = field(default_factory=frozenset)
     place: tuple[str, int] | None = None
+    stands_in: bool = False
+
+    @property
+    def looks(self) -> bool:
+        """Whether mailbox and lease depend on it."""
+        return self.boundary or self.stands_in
 
     @cached_property
     def values(self) -> tuple[tuple[str, int], ...]:
@@ -70,14 +77,14 @@ class HookPlan:
         return dict(self.values).get("active")
 
 
-def plan_hook(fid: int, hook: Hook, *, boundary: bool) -> HookPlan:
+def plan_hook(fid: int, hook: Hook, *, boundary: bool, stands_in: bool = False) -> HookPlan:
     """Assign the hook's values to slots: the key first, the others in the order of the profile."""
     values = {**hook.entry, **hook.exit}
     names = [name for name in values if name != "key"]
     room = SLOTS - 1 if hook.kind in agent.KIND_SUSPENDS else SLOTS
     slots = ("key", *names[:room])
     wide = frozenset(name for name in slots if name in values and values[name].per_request)
-    return HookPlan(fid, hook, boundary, slots, wide)
+    return HookPlan(fid, hook, boundary, slots, wide, stands_in=stands_in)
 
 
 def spec(plan: HookPlan) -> dict[str, object]:
@@ -93,6 +100,7 @@ def spec(plan: HookPlan) -> dict[str, object]:
         "binding": hook.binding,
         "names": sorted(_names(hook)),
         "values": _written(plan),
+        "looks": plan.looks,
     }
 
 
@@ -136,7 +144,7 @@ def _builder_name(plan: HookPlan) -> str:
     hook = plan.hook
     if hook.entry or hook.exit or hook.events or hook.kind in agent.KIND_SUSPENDS:
         return f"_pt_build_{plan.fid}"
-    return "_pt_build_end" if plan.boundary else "_pt_build_plain"
+    return "_pt_build_end" if plan.boundary else "_pt_build_open" if plan.stands_in else "_pt_build_plain"
 
 
 _TRAMPOLINES = """
@@ -251,6 +259,8 @@ def _record(plan: HookPlan) -> str:
         pack = f"try:\n    {pack}except Exception:\n    _pt_ag.repair(_pt_n, ({record}))\n"
     before = " + _pt_before" if _names(hook) or hook.entry else ""
     put = f"_pt_n = _pt_count()\n{pack}if _pt_odd:\n    _pt_ag.spent(_pt_fid, _pt_clk() - _pt_t1{before})\n"
+    if plan.stands_in:  # an idle loop opens batches all the time that are none
+        put += "_pt_look(_pt_t1)\n"
     if "active" in plan.slots:
         put = f"if _pt_v{plan.slots.index('active')} != 0:\n" + indent(put, "    ")
     text = _values(plan, "exit") + put
@@ -278,7 +288,7 @@ def _builder(plan: HookPlan, monitoring: bool) -> str:
         "(_pt_f, _pt_at, _pt_fid, _pt_ag, _pt_pack, _pt_mm, _pt_count, _pt_mask, _pt_missing, "
         "_pt_odd, _pt_clk, _pt_ident):\n"
         "    _pt_m = MISSING\n"
-        "    _pt_look = _pt_ag.look\n"
+        f"    _pt_look = _pt_ag.{'stand_in' if plan.stands_in else 'look'}\n"
         "    _pt_cuts = _pt_ag.cuts\n"
         "    _cap = _pt_ag.capped\n"
         "    _pt_empty = ()\n" + (callbacks if monitoring else "") + indent(body, "    ")

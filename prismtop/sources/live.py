@@ -26,7 +26,7 @@ from prismtop.model import (
     Target,
 )
 from prismtop.sources.entering import attach_all, detach_all
-from prismtop.sources.hook_code import plan_hook
+from prismtop.sources.hook_code import HookPlan, plan_hook
 from prismtop.sources.metrics import MetricsReader, reader_for
 from prismtop.sources.probe_cost import PERIOD_NS
 from prismtop.sources.probe_link import LinkOptions, ProbeLink
@@ -34,7 +34,7 @@ from prismtop.sources.replica import NEVER, Replica, by_replica, followers_of
 from prismtop.sources.requests import RequestTracker, events_of
 from prismtop.sources.ring import Record
 from prismtop.sources.tick import Source, SourceTick
-from prismtop.targets.profile import BatchRule, Profile
+from prismtop.targets.profile import BatchRule, Hook, Profile
 from prismtop.targets.profiles import hooks_for, version_note
 
 Progress = Callable[[str], None]
@@ -112,21 +112,9 @@ def _link(target: Target, profile: Profile, options: AttachOptions) -> ProbeLink
     rule = profile.batch
     assert rule is not None
     hooks = hooks_for(profile, target.role, target.version)[:MAX_HOOKS]
-    boundary = rule.settle or rule.open
-    anchors = target.role == rule.role
-    plans = [
-        plan_hook(
-            fid,
-            hook,
-            boundary=hook.boundary
-            or (hook.name in boundary if anchors else hook.per_batch == "order")
-            or not (anchors or any(other.per_batch for other in hooks)),
-        )
-        for fid, hook in enumerate(hooks)
-    ]
     return ProbeLink(
         target,
-        plans,
+        plans_for(hooks, rule, anchors=target.role == rule.role),
         LinkOptions(
             allow_gdb=options.allow_gdb,
             budget=options.budget,
@@ -134,6 +122,26 @@ def _link(target: Target, profile: Profile, options: AttachOptions) -> ProbeLink
             timeout_s=options.timeout_s,
         ),
     )
+
+
+def plans_for(hooks: Sequence[Hook], rule: BatchRule, *, anchors: bool) -> list[HookPlan]:
+    """The hooks of one process, and which of them look after the probe: those that end a batch, of a process
+    without batches of its own all.
+
+    Args:
+        anchors: it is the process whose batches they are.
+    """
+    ends = rule.settle or rule.open
+    plans = []
+    for fid, hook in enumerate(hooks):
+        boundary = (
+            hook.boundary
+            or (hook.name in ends if anchors else hook.per_batch == "order")
+            or not (anchors or any(other.per_batch for other in hooks))
+        )
+        stands_in = anchors and not boundary and hook.name in rule.open
+        plans.append(plan_hook(fid, hook, boundary=boundary, stands_in=stands_in))
+    return plans
 
 
 class LiveSource:
@@ -182,6 +190,7 @@ class LiveSource:
             self._metrics = reader_for(group, profile, interval_s=options.metrics_interval_s)
             self._metrics.start()
         self._warnings: list[str] = []
+        self._told: set[str] = set()
         note = version_note(profile, group.version)
         if note:
             self._warnings.append(note)
@@ -324,11 +333,16 @@ class LiveSource:
             if link.state != "live" or link.target.role != self._rule.role:
                 continue
             if not any(link.installed(name) for name in self._rule.open):
-                reason = next((h.reason for h in link.hooks() if h.hook in self._rule.open and h.reason), "")
-                self._warnings.append(
-                    f"process {link.pid}: no hook opens a batch ({reason or 'not installed'}), "
-                    "so no batch can be shown"
-                )
+                self._tell_missing(link, self._rule.open, "opens", "so no batch can be shown")
+            elif self._rule.settle and not any(link.installed(name) for name in self._rule.settle):
+                self._tell_missing(link, self._rule.settle, "ends", "so one ends where the next begins")
+
+    def _tell_missing(self, link: ProbeLink, names: Sequence[str], does: str, therefore: str) -> None:
+        reason = next((h.reason for h in link.hooks() if h.hook in names and h.reason), "not installed")
+        text = f"process {link.pid}: no hook {does} a batch ({reason}), {therefore}"
+        if text not in self._told:
+            self._told.add(text)
+            self._warnings.append(text)
 
     def close(self) -> tuple[str, ...]:
         """Detach from every process."""

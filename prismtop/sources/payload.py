@@ -96,7 +96,7 @@ def build(
         "mechanisms": list(mechanisms),
         "hooks": [spec(plan) for plan in plans],
         "order": [plan.fid for plan in sorted(plans, key=_order)],
-        "first": sum(plan.boundary or plan.hook.priority <= 1 for plan in plans),
+        "first": sum(plan.looks or plan.hook.priority <= 1 for plan in plans),
     }
     probe = program("agent")
     hooks = source(plans, monitoring=python is None or tuple(python[:2]) >= (3, 12))
@@ -116,7 +116,7 @@ def build(
 
 def _order(plan: HookPlan) -> tuple[bool, int]:
     """What batches need goes in at once, the rest as time allows (`agent.SETUP_NS`)."""
-    return not (plan.boundary or plan.hook.priority <= 1), plan.hook.priority
+    return not (plan.looks or plan.hook.priority <= 1), plan.hook.priority
 
 
 def pid_namespace() -> int:

@@ -58,7 +58,10 @@ class CostMeter:
         self.rate = events / elapsed * 1e9
         if busy_ns <= 0 or events < MIN_CALLS:
             return False
-        boundaries = sum(n for fid, n in counts.items() if fid in self._plans and self._plans[fid].boundary)
+        looks = [(n, self._plans[fid]) for fid, n in counts.items() if fid in self._plans]
+        boundaries = sum(n for n, plan in looks if plan.boundary) or sum(
+            n for n, plan in looks if plan.stands_in
+        )
         self._spent = {fid: n * ring.call_ns(fid, status) for fid, n in counts.items()}
         spent = sum(self._spent.values()) + ring.boundary_ns * boundaries
         self.per_event_ns = spent / events

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from prismtop.model import Batch
+from prismtop.probe import agent
+from prismtop.sources.live import AttachOptions, attach
 from tests.integration.engines import (
     FEW_MINORS,
     PROFILE,
     attached,
     batches_from,
+    group_for,
     open_session,
     prismtop,
+    profiles_of,
     scripted,
     ticks_until,
     watching,
@@ -43,6 +49,48 @@ def test_an_engine_whose_batches_cannot_be_opened_says_why(tmp_path: Path) -> No
         done = prismtop("watch", "--pid", str(engine.pid), "--duration", "1.5", env=engine.environment)
         assert "no hook opens a batch (no Scheduler.plan_ahead in engine_parts)" in done.stderr
         assert "Traceback" not in done.stderr
+        assert engine.state() == expected_afterwards(before)
+
+
+NO_END = PROFILE.replace("Scheduler.update", "Scheduler.update_from_output")
+
+
+@pytest.mark.parametrize("minor", FEW_MINORS)
+def test_an_engine_whose_batches_have_no_end_reads_the_mailbox_all_the_same(
+    minor: str, tmp_path: Path
+) -> None:
+    with scripted(tmp_path, minor) as engine:
+        write_profile(engine.home, NO_END)
+        before = engine.state()
+        source = attach(group_for(engine), profiles_of(engine)["scripted"], AttachOptions(metrics=False))
+        try:
+            made: list[Batch] = []
+            end = time.monotonic() + 10
+            while len(made) < 100:
+                assert time.monotonic() < end
+                made += source.poll().batches
+            (link,) = source.links
+            ring = link.ring
+            assert ring is not None
+            link.ask_detach()
+            while ring.state == agent.RUNNING:
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        finally:
+            source.close()
+        assert all(batch.stage_ns()["schedule"] for batch in made)
+        assert engine.state() == expected_afterwards(before)
+
+
+def test_where_batches_neither_begin_nor_end_no_hook_stays_in(tmp_path: Path) -> None:
+    with scripted(tmp_path) as engine:
+        write_profile(engine.home, NO_END.replace("Scheduler.schedule", "Scheduler.plan_ahead"))
+        before = engine.state()
+        with attached(engine) as session:
+            _, frame = ticks_until(session, lambda _, frame: all(h.reason for h in frame.hooks))
+            assert engine.state()["ids"] == before["ids"]
+        reasons = {hook.hook: hook.reason for hook in frame.hooks}
+        assert reasons["execute"].startswith("left out: ")
         assert engine.state() == expected_afterwards(before)
 
 

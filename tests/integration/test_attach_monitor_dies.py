@@ -15,12 +15,14 @@ import pytest
 from tests.integration.engines import (
     FEW_MINORS,
     PRISMTOP,
+    PROFILE,
     ROOT,
     ScriptedEngine,
     Watch,
     probe_is_gone,
     scripted,
     watching,
+    write_profile,
 )
 from tests.integration.test_attach_cycle import expected_afterwards
 
@@ -39,6 +41,20 @@ def test_the_lease_takes_the_probe_of_a_killed_monitor_out(minor: str, tmp_path:
         assert probe_is_gone(engine.pid, LEASE_S + 2)
         assert engine.state() == expected_afterwards(before)
         assert engine.scratch_left() == 0
+        assert engine.works()
+
+
+@pytest.mark.parametrize("minor", FEW_MINORS)
+def test_the_lease_ends_too_where_the_hook_that_ends_batches_was_renamed(minor: str, tmp_path: Path) -> None:
+    with scripted(tmp_path, minor) as engine:
+        write_profile(engine.home, PROFILE.replace("Scheduler.update", "Scheduler.update_from_output"))
+        before = engine.state()
+        with watching(engine.pid, *SHORT_LEASE, env=engine.environment) as watch:
+            watch.until("batch")
+            watch.process.kill()
+            watch.process.wait()
+        assert probe_is_gone(engine.pid, LEASE_S + 2)
+        assert engine.state() == expected_afterwards(before)
         assert engine.works()
 
 

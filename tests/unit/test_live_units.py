@@ -12,12 +12,12 @@ import pytest
 from prismtop.model import AttachState, HookStatus, ProbeCost, ProcessId, Target
 from prismtop.probe import agent
 from prismtop.sources.hook_code import EVENT_KINDS, HookPlan
-from prismtop.sources.live import PARTIAL, AttachOptions, LiveSource
+from prismtop.sources.live import PARTIAL, AttachOptions, LiveSource, plans_for
 from prismtop.sources.probe_cost import PERIOD_NS, CostMeter
 from prismtop.sources.probe_link import cuts_in
 from prismtop.sources.replica import by_replica, followers_of
 from prismtop.sources.ring import ProbeStatus, Record
-from prismtop.targets.profile import Profile
+from prismtop.targets.profile import BatchRule, Hook, Profile
 from tests.factories import make_group, make_target
 from tests.unit.engine_records import KEYED, PLANS, US, core_turn, plain_turn, worker_turn
 
@@ -134,6 +134,16 @@ def test_an_engine_whose_opening_hook_is_not_in_says_why_there_are_no_batches() 
     core.dropped.add("schedule")
     (warning,) = live(core).poll().warnings
     assert warning == f"process {CORE}: no hook opens a batch (gone), so no batch can be shown"
+
+
+def test_an_engine_whose_ending_hook_is_not_in_says_so_once() -> None:
+    core = FakeLink(CORE)
+    core.dropped.add("update")
+    source = live(core)
+    (warning,) = source.poll().warnings
+    assert warning == f"process {CORE}: no hook ends a batch (gone), so one ends where the next begins"
+    core.version += 1
+    assert source.poll().warnings == ()
 
 
 def test_a_launch_that_is_dropped_is_not_waited_for() -> None:
@@ -334,3 +344,52 @@ def test_a_hook_whose_end_would_save_nothing_is_kept() -> None:
     dropped = replace(all_in, hooks={**all_in.hooks, 2: ("", "dropped")})
     assert made.least_important(all_in) == ({0, 1}, {2})
     assert made.least_important(dropped) == ({0, 1}, set())
+
+
+def looking(*priorities: int, ends: int = 0, opens: int = -1, plain: bool = True) -> CostMeter:
+    """A meter of hooks with those priorities: all called alike often, and far above the budget."""
+    plans = {
+        n: replace(
+            PLANS["inner"],
+            fid=n,
+            hook=replace(PLANS["inner"].hook, priority=priority),
+            boundary=n == ends or not plain,
+            stands_in=n == opens,
+        )
+        for n, priority in enumerate(priorities)
+    }
+    made = CostMeter(plans, 0.005)
+    made.start(0)
+    made.count([*plans] * 1000)
+    made.measure(PERIOD_NS, PERIOD_NS, FakeRing(), ALL_IN)  # type: ignore[arg-type]
+    return made
+
+
+def test_where_no_batch_ends_its_opening_is_what_looks_and_costs() -> None:
+    made = looking(5, 5, ends=-1, opens=0)
+    assert made.share == (2000 * 1000 + 1000 * 10_000) / PERIOD_NS
+
+
+KINDS = ("schedule", "execute", "update", "other")
+
+
+def plans_of(*names: str, anchors: bool = True, **fields: Any) -> dict[str, tuple[bool, bool]]:
+    """Name -> whether it ends a batch, whether it stands in."""
+    hooks = [Hook(name, ("e",), "engine", f"Engine.{name}", **fields) for name in names]
+    rule = BatchRule("e", ("schedule",), ("execute",), ("update",))
+    return {
+        plan.hook.name: (plan.boundary, plan.stands_in) for plan in plans_for(hooks, rule, anchors=anchors)
+    }
+
+
+def test_what_opens_a_batch_stands_in_for_what_ends_it() -> None:
+    assert plans_of(*KINDS) == {
+        "schedule": (False, True),
+        "execute": (False, False),
+        "update": (True, False),
+        "other": (False, False),
+    }
+
+
+def test_a_process_without_batches_of_its_own_looks_everywhere() -> None:
+    assert set(plans_of(*KINDS, anchors=False).values()) == {(True, False)}

@@ -104,8 +104,12 @@ def hook(qualname: str, kind: str = "method", **fields: Any) -> Hook:
 class Probe:
     """An agent in this process with its ring open for reading."""
 
-    def __init__(self, hooks: list[Hook], mechanism: str, **config: Any) -> None:
-        self.plans: list[HookPlan] = [plan_hook(n, h, boundary=True) for n, h in enumerate(hooks)]
+    def __init__(self, hooks: list[Hook], mechanism: str, roles: str = "", **config: Any) -> None:
+        """`roles`: for each hook e when it ends a batch, o when it opens one, - for none of it."""
+        self.plans: list[HookPlan] = [
+            plan_hook(n, h, boundary=role == "e", stands_in=role == "o")
+            for n, (h, role) in enumerate(zip(hooks, roles or "e" * len(hooks), strict=True))
+        ]
         scope: dict[str, Any] = dict(vars(agent))
         exec(compile(source(self.plans), "<prismtop>", "exec"), scope)
         settings = {
@@ -427,6 +431,68 @@ def test_the_mailbox_detaches_at_a_boundary(engine: Any, probe: Any, mechanism: 
     assert p.ring.state == agent.RUNNING
     engine.Engine().step(engine.Batch(1))
     assert (p.ring.state, p.ring.acknowledged) == (agent.DETACHED, number)
+
+
+OPEN_AND_END = ("Engine.inherited", "Engine.step")
+
+
+@pytest.mark.parametrize("end", ["Engine.renamed", "Engine.nothing"])
+def test_where_no_batch_ends_its_opening_looks_at_mailbox_and_lease(
+    engine: Any, probe: Any, mechanism: str, end: str
+) -> None:
+    """Of two releases, one in which the hook is not found, and one in which it is never called."""
+    p = probe([hook("Engine.inherited"), hook(end)], mechanism, "oe")
+    number = p.ring.command(agent.OP_DETACH)
+    for _ in range(agent.PATIENCE):
+        engine.Engine().inherited(1)
+    assert p.ring.state == agent.RUNNING
+    engine.Engine().inherited(1)
+    assert (p.ring.state, p.ring.acknowledged) == (agent.DETACHED, number)
+
+
+def test_an_opening_that_stands_in_measures_too(engine: Any, probe: Any, mechanism: str) -> None:
+    p = probe([hook("Engine.inherited"), hook("Engine.renamed")], mechanism, "oe")
+    for _ in range(agent.PATIENCE + agent.SAMPLE * agent.SAMPLES + 1):
+        engine.Engine().inherited(1)
+    assert p.ring.boundary_ns > 0
+    assert p.ring.call_ns(0, p.ring.status()) > 50
+
+
+def test_an_opening_does_not_look_while_batches_end(engine: Any, probe: Any, mechanism: str) -> None:
+    p = probe([hook(name) for name in OPEN_AND_END], mechanism, "oe")
+    e = engine.Engine()
+    for _ in range(3 * agent.PATIENCE):
+        e.inherited(1)
+        e.step(engine.Batch(1))
+    number = p.ring.command(agent.OP_DETACH)
+    e.inherited(1)
+    assert p.ring.state == agent.RUNNING
+    e.step(engine.Batch(1))
+    assert (p.ring.state, p.ring.acknowledged) == (agent.DETACHED, number)
+
+
+def test_an_opening_of_no_batch_does_not_stand_in(engine: Any, probe: Any, mechanism: str) -> None:
+    p = probe([hook("Engine.inherited", entry={"active": "0"}), hook("Engine.renamed")], mechanism, "oe")
+    p.ring.command(agent.OP_DETACH)
+    for _ in range(agent.PATIENCE + 1):
+        engine.Engine().inherited(1)
+    assert p.ring.state == agent.RUNNING
+
+
+def test_hooks_that_nothing_could_take_out_again_are_not_left_in(
+    engine: Any, probe: Any, mechanism: str
+) -> None:
+    before = dict(vars(engine.Engine))
+    names = ("Engine.renamed", "Engine.gone", "Engine.step", "Engine.inherited")
+    p = probe([hook(name) for name in names], mechanism, "eo--", first=3)
+    assert dict(vars(engine.Engine)) == before
+    e = engine.Engine()
+    e.step(engine.Batch(1))
+    e.inherited(1)
+    assert p.records() == []
+    left_out = ("", "left out: no hook is in that could take the probe out again")
+    why = [("", "no Engine.renamed in prismtop_test_engine"), ("", "no Engine.gone in prismtop_test_engine")]
+    assert p.ring.status().hooks == dict(enumerate([*why, left_out, left_out]))
 
 
 def test_the_mailbox_drops_and_restores_hooks(engine: Any, probe: Any, mechanism: str) -> None:
