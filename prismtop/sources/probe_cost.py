@@ -72,13 +72,21 @@ class CostMeter:
     def least_important(self, status: ProbeStatus) -> tuple[set[int], set[int]]:
         """Hooks that are in: those to keep, and those to drop first.
 
-        Priority 1 is never dropped, nor what would save nothing (`MATERIAL`).
+        Priority 1 is never dropped, nor what would save nothing (`MATERIAL`), nor the hooks that look at the
+        mailbox and the lease: without them nothing takes the probe out. Where all hooks do, one is enough.
         """
         priorities = {
             fid: plan.hook.priority for fid, plan in self._plans.items() if status.hooks.get(fid, ("",))[0]
         }
         least = MATERIAL * sum(self._spent.values())
-        costly = {fid: p for fid, p in priorities.items() if self._spent.get(fid, 0) >= least}
+        needed = {fid for fid in priorities if self._plans[fid].looks}
+        if needed and all(self._plans[fid].boundary for fid in priorities):
+            needed = {max(needed, key=lambda fid: self._spent.get(fid, 0.0))}
+        costly = {
+            fid: priority
+            for fid, priority in priorities.items()
+            if self._spent.get(fid, 0) >= least and fid not in needed
+        }
         worst = max(costly.values(), default=1)
         out = {fid for fid, priority in costly.items() if priority == worst and worst > 1}
         return priorities.keys() - out, out

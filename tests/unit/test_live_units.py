@@ -365,6 +365,19 @@ def looking(*priorities: int, ends: int = 0, opens: int = -1, plain: bool = True
     return made
 
 
+@pytest.mark.parametrize(
+    ("made", "out"),
+    [
+        (looking(9, 1, 3), {2}),
+        (looking(9, 7, opens=1), set()),
+        (looking(5, 5, 5, plain=False), {1, 2}),
+        (looking(5, plain=False), set()),
+    ],
+)
+def test_the_hooks_that_could_take_the_probe_out_are_never_dropped(made: CostMeter, out: set[int]) -> None:
+    assert made.least_important(ALL_IN)[1] == out
+
+
 def test_where_no_batch_ends_its_opening_is_what_looks_and_costs() -> None:
     made = looking(5, 5, ends=-1, opens=0)
     assert made.share == (2000 * 1000 + 1000 * 10_000) / PERIOD_NS
