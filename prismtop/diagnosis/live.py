@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from prismtop.diagnosis.collect import WANTED, Key, Windows, evenly, gather, with_derived
@@ -27,6 +27,8 @@ SPACING_NS = SECOND // 2
 """Readings of a series closer together than this are not kept: memory, not resolution, is what is short."""
 POINTS = 400
 SERIES = 1024
+SOUND_READINGS = 20
+"""Of a counter's baseline, in seconds whose batches were not slow: with fewer the others count too."""
 BASELINE_BATCHES, INCIDENT_BATCHES = 200, 80
 """Batches compared: the cost of an answer."""
 LOOKS_NS = (0, 3 * SECOND, 12 * SECOND, 60 * SECOND)
@@ -203,7 +205,9 @@ class LiveDiagnoser:
         since = _undisturbed_since(start, others)
         slower = None if alert.excess_pct is None else alert.excess_pct / 100
         baseline, incident = self._observations(alert, frame, since, others)
-        spans, lost = self._batches.lost(_whose(alert)).worst(start, end)
+        time_of = self._batches.lost(_whose(alert))
+        spans, lost = time_of.worst(start, end)
+        sound = time_of.sound()
         worst = [seen for seen in incident if within(seen.time_ns, spans)]
         if slower is not None and lost is not None:
             slower = max(slower, lost)
@@ -211,7 +215,7 @@ class LiveDiagnoser:
         counters: dict[Key, Windows] = {}
         for key, points in with_derived(series, self._roles).items():
             period = self._periods.get(key, SECOND)
-            counters[key] = _windows(points, (since, start), spans, period, others)
+            counters[key] = _windows(points, (since, start), spans, period, others, sound)
         return gather(
             counters,
             (baseline, evenly(worst or incident, INCIDENT_BATCHES)),
@@ -262,6 +266,7 @@ def _windows(
     spans: Sequence[Span],
     period_ns: int,
     others: list[tuple[int, int]],
+    sound: Container[int] | None = None,
 ) -> Windows:
     """A counter's baseline, incident and lead. A reading describes the period that ends at it: a short
     episode shows in the reading after it.
@@ -269,6 +274,8 @@ def _windows(
     Args:
         times: where the baseline begins and where the alert does.
         spans: of the alert, what is to be explained.
+        sound: seconds in which batches ran as they should. Others are no baseline, unless there is nothing
+            else: while an engine has little to do a fault goes on unseen.
     """
     since, start = times
     into = min(period_ns // 4, SECOND)
@@ -276,7 +283,10 @@ def _windows(
     for first, last in spans:
         tail = period_ns * 9 // 10 if last - first < 3 * period_ns else 0
         bounds.append((first + into, max(last, first + SECOND // 2) + tail))
-    baseline, incident, lead = [], [], []
+    baseline: list[Point] = []
+    doubtful: list[Point] = []
+    incident: list[Point] = []
+    lead: list[Point] = []
     for point in points:
         time_ns = point[0]
         if time_ns > bounds[-1][1]:
@@ -284,9 +294,12 @@ def _windows(
         if any(first <= time_ns <= last for first, last in bounds):
             incident.append(point)
         elif since <= time_ns < start - GUARD_NS and not _inside(time_ns, others):
-            baseline.append(point)
+            middle = (time_ns - period_ns // 2) // SECOND
+            (baseline if sound is None or middle in sound else doubtful).append(point)
         if time_ns >= spans[0][0] - LEAD_NS:
             lead.append(point)
+    if len(baseline) < SOUND_READINGS:
+        baseline = sorted((*baseline, *doubtful))
     return baseline, incident, lead
 
 

@@ -25,6 +25,8 @@ AS_BAD = 0.4
 """Stretches that lost at least so much of that share of their time belong to them."""
 MUCH_WORSE = 1.5
 """How much slower than the whole they must be to be explained instead of it: fewer readings are left."""
+FAR_LONGER = 1.5
+"""Times the expected that the batches of a second took, beyond which it is no second as it should be."""
 
 
 @dataclass
@@ -43,6 +45,17 @@ class LostTime:
     def __init__(self) -> None:
         self._stretches: dict[int, _Stretch] = {}
         self._end_ns = 0
+
+    def sound(self) -> set[int]:
+        """The seconds in which batches ran, and none that took far longer than it should have."""
+        ran: set[int] = set()
+        slow: set[int] = set()
+        for one in self._stretches.values():
+            own = range(one.at, min(one.end_ns // STRETCH_NS, one.at + STRETCHES) + 1)
+            ran.update(own)
+            if one.took_ns > FAR_LONGER * one.expected_ns:
+                slow.update(own)
+        return ran - slow
 
     @classmethod
     def of(cls, parts: Iterable[LostTime]) -> LostTime:

@@ -298,6 +298,22 @@ def test_an_earlier_episode_is_not_part_of_the_baseline() -> None:
     assert incident
 
 
+@pytest.mark.parametrize(("sound", "used"), [(range(25), 25), (range(5), 49), (range(0), 49)])
+def test_readings_of_idle_or_slow_seconds_are_no_baseline_while_there_are_enough_others(
+    sound: range, used: int
+) -> None:
+    points = [(at * SECOND + SECOND // 2, 1.0) for at in range(60)]
+    spans = [(50 * SECOND, 55 * SECOND)]
+    baseline, _, _ = _windows(points, (0, 50 * SECOND), spans, SECOND, [], set(sound))
+    assert len(baseline) == used
+
+
+def test_the_seconds_in_which_batches_ran_as_they_should_are_known() -> None:
+    lost = LostTime()
+    lost.take([slow_at(1.0, 1.0), slow_at(2.0, 1.0), slow_at(4.0, 9.0, ms=2500.0), slow_at(8.0, 1.4)])
+    assert lost.sound() == {1, 2, 8}
+
+
 def test_a_baseline_reaches_back_until_it_holds_enough_time_without_an_alert() -> None:
     assert _undisturbed_since(200 * SECOND, []) == 110 * SECOND
     long, inside = (100 * SECOND, 189 * SECOND), (120 * SECOND, 150 * SECOND)
