@@ -27,7 +27,7 @@ from tests.unit.test_trace_load import quiet
 from tests.unit.trace_files import kineto, recording
 from tests.unit.trace_frames import full_frame
 
-CPU_S = 7.0
+CPU_S = 4.0
 PIECES = (
     b'"', b"\\", b"{", b"}", b"]", b"NaN", b"[[[[", b"\\u0000", b"1e999", b"null", b'"a":', b"-inf", b"\n",
 )  # fmt: skip
