@@ -63,7 +63,7 @@ class LostTime:
         whole = cls()
         for part in parts:
             for stretch in part._stretches.values():
-                whole._add(stretch)
+                whole._add(stretch.at, stretch.took_ns, stretch.expected_ns, stretch.end_ns)
         return whole
 
     def take(self, batches: Iterable[Batch]) -> None:
@@ -78,17 +78,17 @@ class LostTime:
             if batch.end_ns < self._end_ns - STRETCH_NS:
                 self._stretches.clear()  # a replay that was moved back
             self._end_ns = batch.end_ns
-            self._add(_Stretch(batch.start_ns // STRETCH_NS, took, expected.expected_ns, batch.end_ns))
+            self._add(batch.start_ns // STRETCH_NS, took, expected.expected_ns, batch.end_ns)
 
-    def _add(self, more: _Stretch) -> None:
-        found = self._stretches.get(more.at)
+    def _add(self, at: int, took_ns: int, expected_ns: int, end_ns: int) -> None:
+        found = self._stretches.get(at)
         if found is None:
-            found = self._stretches[more.at] = _Stretch(more.at)
+            found = self._stretches[at] = _Stretch(at)
             if len(self._stretches) > STRETCHES:
                 del self._stretches[min(self._stretches)]
-        found.took_ns += more.took_ns
-        found.expected_ns += more.expected_ns
-        found.end_ns = max(found.end_ns, more.end_ns)
+        found.took_ns += took_ns
+        found.expected_ns += expected_ns
+        found.end_ns = max(found.end_ns, end_ns)
 
     def worst(self, start: int, end: int) -> tuple[list[Span], float | None]:
         """Where an alert's batches lost most, in order, and by what share they were slower there; the whole
