@@ -30,14 +30,19 @@ LEASE_S = 2.0
 SHORT_LEASE = ("--set", f"lease_s={LEASE_S}")
 
 
+def watched_and_killed(engine: ScriptedEngine) -> None:
+    """A monitor that saw a batch, and was killed."""
+    with watching(engine.pid, *SHORT_LEASE, env=engine.environment) as watch:
+        watch.until("batch")
+        watch.process.kill()
+        watch.process.wait()
+
+
 @pytest.mark.parametrize("minor", FEW_MINORS)
 def test_the_lease_takes_the_probe_of_a_killed_monitor_out(minor: str, tmp_path: Path) -> None:
     with scripted(tmp_path, minor) as engine:
         before = engine.state()
-        with watching(engine.pid, *SHORT_LEASE, env=engine.environment) as watch:
-            watch.until("batch")
-            watch.process.kill()
-            watch.process.wait()
+        watched_and_killed(engine)
         assert probe_is_gone(engine.pid, LEASE_S + 2)
         assert engine.state() == expected_afterwards(before)
         assert engine.scratch_left() == 0
@@ -49,10 +54,7 @@ def test_the_lease_ends_too_where_the_hook_that_ends_batches_was_renamed(minor: 
     with scripted(tmp_path, minor) as engine:
         write_profile(engine.home, PROFILE.replace("Scheduler.update", "Scheduler.update_from_output"))
         before = engine.state()
-        with watching(engine.pid, *SHORT_LEASE, env=engine.environment) as watch:
-            watch.until("batch")
-            watch.process.kill()
-            watch.process.wait()
+        watched_and_killed(engine)
         assert probe_is_gone(engine.pid, LEASE_S + 2)
         assert engine.state() == expected_afterwards(before)
         assert engine.works()

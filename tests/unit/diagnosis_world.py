@@ -241,3 +241,16 @@ def make_ranks(*pre_collective_ms: float) -> tuple[RankTime, ...]:
     return tuple(
         RankTime(rank, 5000 + rank, int(length * MS)) for rank, length in enumerate(pre_collective_ms)
     )
+
+
+ENGINE_FAULTS = {
+    "kv_cache_full": Fault(load={"kv_usage": 0.99, "waiting": 12}),
+    "straggler_rank": Fault(stages={"wait": 9.0}, more={"ranks": make_ranks(2.0, 2.1, 6.0, 1.9)}),
+    "prefill_interference": Fault(
+        stages={"launch": 6.0},
+        load={"prefill_tokens": 512, "new_requests": 2, "cached_tokens": 0},
+        more={"mode": Mode.MIXED},
+        expected=True,
+    ),
+}
+"""What only batches tell of, by its cause."""

@@ -602,9 +602,8 @@ def test_an_idle_engine_is_not_waited_for_when_the_session_closes(world: World) 
     assert world.deepdive.close() == ("the capture was cancelled",)
 
 
-def test_a_write_that_is_under_way_is_finished_when_the_session_closes(world: World) -> None:
-    world.deepdive._tools = replace(world.deepdive._tools, threads=True)
-    world.hold = threading.Event()
+def until_it_merges(world: World) -> None:
+    """A capture whose threads run has come to its trace."""
     world.start()
     phase = CapturePhase.PREPARING
     while phase is not CapturePhase.MERGING:
@@ -612,6 +611,12 @@ def test_a_write_that_is_under_way_is_finished_when_the_session_closes(world: Wo
         assert capture is not None
         phase = capture.phase
         time.sleep(0.001)
+
+
+def test_a_write_that_is_under_way_is_finished_when_the_session_closes(world: World) -> None:
+    world.deepdive._tools = replace(world.deepdive._tools, threads=True)
+    world.hold = threading.Event()
+    until_it_merges(world)
     threading.Timer(0.1, world.hold.set).start()
     said = world.deepdive.close()
     assert said == (f"captured to {world.written[0]['target']}",)
@@ -620,13 +625,7 @@ def test_a_write_that_is_under_way_is_finished_when_the_session_closes(world: Wo
 def test_a_capture_cancelled_while_the_collectors_are_read_is_not_written(world: World) -> None:
     world.deepdive._tools = replace(world.deepdive._tools, threads=True)
     world.hold_events = threading.Event()
-    world.start()
-    phase = CapturePhase.PREPARING
-    while phase is not CapturePhase.MERGING:
-        capture = world.tick(1)
-        assert capture is not None
-        phase = capture.phase
-        time.sleep(0.001)
+    until_it_merges(world)
     world.deepdive.cancel()
     world.tick(1, idle_s=run.LEAVE_NS / SECOND + 1)
     assert world.deepdive.disturbs

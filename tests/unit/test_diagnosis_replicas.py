@@ -8,22 +8,14 @@ import pytest
 
 from prismtop.diagnosis.memory import BACK_NS, OBSERVED, PROCESSES, BatchMemory
 from prismtop.diagnosis.ranking import NAMED
-from prismtop.model import Batch, Mode, Prediction
+from prismtop.model import Batch, Prediction
 from tests.factories import MS, make_batch
-from tests.unit.diagnosis_world import SECOND, Fault, World, make_ranks
+from tests.unit.diagnosis_world import ENGINE_FAULTS, SECOND, Fault, World, make_ranks
 
-FULL = {"kv_usage": 0.99, "waiting": 12}
 SLOW, OTHERS = 4242, (5001, 5002, 5003)
 FAULTS = {
-    "kv_cache_full": Fault(load=FULL),
+    **ENGINE_FAULTS,
     "preemption": Fault(load={"kv_usage": 0.99, "preempted": 1}),
-    "straggler_rank": Fault(stages={"wait": 9.0}, more={"ranks": make_ranks(2.0, 2.1, 6.0, 1.9)}),
-    "prefill_interference": Fault(
-        stages={"launch": 6.0},
-        load={"prefill_tokens": 512, "new_requests": 2, "cached_tokens": 0},
-        more={"mode": Mode.MIXED},
-        expected=True,
-    ),
 }
 
 

@@ -11,20 +11,9 @@ from prismtop.diagnosis.collect import gather
 from prismtop.diagnosis.evidence import Point
 from prismtop.diagnosis.observations import observe
 from prismtop.diagnosis.ranking import NAMED
-from prismtop.model import Alert, Batch, Frame, Mode
+from prismtop.model import Alert, Batch, Frame
 from tests.factories import make_batch
-from tests.unit.diagnosis_world import SECOND, START, Fault, World, make_ranks
-
-FAULTS = {
-    "kv_cache_full": Fault(load={"kv_usage": 0.99, "waiting": 12}),
-    "straggler_rank": Fault(stages={"wait": 9.0}, more={"ranks": make_ranks(2.0, 2.1, 6.0, 1.9)}),
-    "prefill_interference": Fault(
-        stages={"launch": 6.0},
-        load={"prefill_tokens": 512, "new_requests": 2, "cached_tokens": 0},
-        more={"mode": Mode.MIXED},
-        expected=True,
-    ),
-}
+from tests.unit.diagnosis_world import ENGINE_FAULTS, SECOND, START, Fault, World, make_ranks
 
 
 class Missed(World):
@@ -57,10 +46,10 @@ class MissedByReplicas(Missed):
 
 
 @pytest.mark.parametrize("world", [Missed, MissedByReplicas])
-@pytest.mark.parametrize("cause", FAULTS)
+@pytest.mark.parametrize("cause", ENGINE_FAULTS)
 def test_what_happened_in_the_time_of_missed_requests_is_named(cause: str, world: type[Missed]) -> None:
     usual = Fault(more={"ranks": make_ranks(2.0, 2.1, 1.9, 2.0)}) if cause == "straggler_rank" else Fault()
-    causes = world(FAULTS[cause], usual_batch=usual).run()
+    causes = world(ENGINE_FAULTS[cause], usual_batch=usual).run()
     assert causes[0].id == cause, [(c.id, c.score, c.evidence) for c in causes]
     assert causes[0].score >= NAMED
 
