@@ -23,7 +23,7 @@ class Plan:
     """The plan of one experiment.
 
     Attributes:
-        ttl_s: how long it can act at most: the watchdog ends it then.
+        ttl_s: seconds from when it takes effect, which it must within `START_S`, to when the watchdog ends it.
         steps: what would be written, sent or started, in order.
         touched: who else notices.
         rollback: how it is undone.

@@ -265,7 +265,7 @@ def _show(context: Context, plans: Sequence[Plan]) -> None:
         for step in one.steps:
             context.write(f"  would     {safe_text(step)}")
         context.write(f"  touches   {one.touched}")
-        last = f"also when prismtop is killed, after {one.ttl_s:g} s at the latest"
+        last = f"also when prismtop is killed, {one.ttl_s:g} s after it took effect at the latest"
         context.write(f"  rollback  {one.rollback}; by a watchdog, {last}")
         context.write(f"  journal   {safe_text(one.journal)}")
         for refusal in one.refusals:
