@@ -23,7 +23,7 @@ class Plan:
     """The plan of one experiment.
 
     Attributes:
-        ttl_s: seconds from when it takes effect, which it must within `START_S`, to when the watchdog ends it.
+        ttl_s: seconds after which the watchdog ends it, from when it takes effect (within `START_S`).
         steps: what would be written, sent or started, in order.
         touched: who else notices.
         rollback: how it is undone.
